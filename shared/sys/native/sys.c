@@ -1,0 +1,257 @@
+/* Thin syscall wrappers: no policy, sizes checked, every errno carried up. See sys.h for the calling convention. */
+#define _GNU_SOURCE
+#include "sys.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/netlink.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+extern char **environ;
+
+static double result(long value) { return value < 0 ? (double)-errno : (double)value; }
+
+/* ---- files ---- */
+
+static double sys_open(SysArg *a) { return result(open(a[0].s, a[1].i | O_CLOEXEC, a[2].i)); }
+static double sys_close(SysArg *a) { return result(close(a[0].i)); }
+static double sys_read(SysArg *a) { return result(read(a[0].i, a[1].b.ptr, a[1].b.len)); }
+static double sys_write(SysArg *a) { return result(write(a[0].i, a[1].b.ptr, a[1].b.len)); }
+static double sys_rename(SysArg *a) { return result(rename(a[0].s, a[1].s)); }
+static double sys_unlink(SysArg *a) { return result(unlink(a[0].s)); }
+static double sys_mkdir(SysArg *a) { return result(mkdir(a[0].s, a[1].i)); }
+static double sys_fsync(SysArg *a) { return result(fsync(a[0].i)); }
+static double sys_flock(SysArg *a) { return result(flock(a[0].i, a[1].i)); }
+static double sys_access(SysArg *a) { return result(access(a[0].s, a[1].i)); }
+
+/* out: dev, ino, mode, size, and the file system's magic number (statfs f_type: tells nsfs from a plain file). */
+static double sys_stat(SysArg *a) {
+  struct stat st;
+  struct statfs fs;
+  if (a[1].b.len < 5 * sizeof(double)) return -EINVAL;
+  if (stat(a[0].s, &st) < 0 || statfs(a[0].s, &fs) < 0) return -errno;
+  double out[5] = {(double)st.st_dev, (double)st.st_ino, (double)st.st_mode, (double)st.st_size, (double)fs.f_type};
+  memcpy(a[1].b.ptr, out, sizeof out);
+  return 0;
+}
+
+/* ---- process ---- */
+
+static double sys_getpid(SysArg *a) { (void)a; return getpid(); }
+static double sys_kill(SysArg *a) { return result(kill(a[0].i, a[1].i)); }
+static double sys_setns(SysArg *a) { return result(setns(a[0].i, a[1].i)); }
+static double sys_getrandom(SysArg *a) { return result(getrandom(a[0].b.ptr, a[0].b.len, 0)); }
+
+/* Copies the environment as NUL-terminated strings; returns the bytes needed, also when they do not fit. */
+static double sys_environ(SysArg *a) {
+  size_t used = 0;
+  for (char **e = environ; e && *e; e++) {
+    size_t n = strlen(*e) + 1;
+    if (used + n <= a[0].b.len) memcpy(a[0].b.ptr + used, *e, n);
+    used += n;
+  }
+  return (double)used;
+}
+
+/* Milliseconds of a clock, with fraction. */
+static double sys_clock(SysArg *a) {
+  struct timespec ts;
+  if (clock_gettime(a[0].i, &ts) < 0) return -errno;
+  return (double)ts.tv_sec * 1e3 + (double)ts.tv_nsec / 1e6;
+}
+
+/*
+ * Starts a program with pipes on its standard streams.
+ * out int32[4]: pid, and our ends of stdin, stdout, stderr.
+ */
+static double sys_spawn(SysArg *a) {
+  if (a[3].b.len < 4 * sizeof(int32_t)) return -EINVAL;
+  int32_t *out = (int32_t *)a[3].b.ptr;
+  int pipes[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}}, err = 0;
+  for (int i = 0; i < 3 && !err; i++)
+    if (pipe2(pipes[i], O_CLOEXEC) < 0) err = errno;
+  pid_t pid = -1;
+  if (!err) {
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_adddup2(&actions, pipes[0][0], 0);
+    posix_spawn_file_actions_adddup2(&actions, pipes[1][1], 1);
+    posix_spawn_file_actions_adddup2(&actions, pipes[2][1], 2);
+    err = posix_spawn(&pid, a[0].s, &actions, NULL, a[1].v, a[2].v);
+    posix_spawn_file_actions_destroy(&actions);
+  }
+  int theirs[3] = {pipes[0][0], pipes[1][1], pipes[2][1]};
+  int ours[3] = {pipes[0][1], pipes[1][0], pipes[2][0]};
+  for (int i = 0; i < 3; i++) {
+    if (theirs[i] >= 0) close(theirs[i]);
+    if (err && ours[i] >= 0) close(ours[i]);
+  }
+  if (err) return -err;
+  out[0] = pid;
+  memcpy(out + 1, ours, sizeof ours);
+  return 0;
+}
+
+/* Waits for a child; the raw wait status. */
+static double sys_waitpid(SysArg *a) {
+  int status = 0;
+  pid_t pid;
+  do pid = waitpid(a[0].i, &status, a[1].i);
+  while (pid < 0 && errno == EINTR);
+  return pid < 0 ? -errno : pid == 0 ? -EAGAIN : status;
+}
+
+/* ---- sockets ---- */
+
+static double sys_socket(SysArg *a) { return result(socket(a[0].i, a[1].i | SOCK_CLOEXEC, a[2].i)); }
+static double sys_setsockopt(SysArg *a) { return result(setsockopt(a[0].i, a[1].i, a[2].i, &a[3].i, sizeof a[3].i)); }
+static double sys_send(SysArg *a) { return result(send(a[0].i, a[1].b.ptr, a[1].b.len, a[2].i | MSG_NOSIGNAL)); }
+static double sys_recv(SysArg *a) { return result(recv(a[0].i, a[1].b.ptr, a[1].b.len, a[2].i)); }
+
+static double sys_bind_netlink(SysArg *a) {
+  struct sockaddr_nl nl = {.nl_family = AF_NETLINK, .nl_groups = (uint32_t)a[1].i};
+  return result(bind(a[0].i, (struct sockaddr *)&nl, sizeof nl));
+}
+
+/* A leading '@' means the abstract name space; an empty name lets the kernel choose one when binding. */
+static long unix_address(const char *name, struct sockaddr_un *un, socklen_t *len) {
+  size_t n = strlen(name);
+  memset(un, 0, sizeof *un);
+  un->sun_family = AF_UNIX;
+  if (n >= sizeof un->sun_path) return -ENAMETOOLONG;
+  memcpy(un->sun_path, name, n);
+  if (name[0] == '@') un->sun_path[0] = 0;
+  *len = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + n + (name[0] != '@' && n > 0));
+  return 0;
+}
+
+static double sys_bind_unix(SysArg *a) {
+  struct sockaddr_un un;
+  socklen_t len;
+  long err = unix_address(a[1].s, &un, &len);
+  return err ? (double)err : result(bind(a[0].i, (struct sockaddr *)&un, len));
+}
+
+static double sys_connect_unix(SysArg *a) {
+  struct sockaddr_un un;
+  socklen_t len;
+  long err = unix_address(a[1].s, &un, &len);
+  return err ? (double)err : result(connect(a[0].i, (struct sockaddr *)&un, len));
+}
+
+static double sys_sendto_unix(SysArg *a) {
+  struct sockaddr_un un;
+  socklen_t len;
+  long err = unix_address(a[1].s, &un, &len);
+  if (err) return (double)err;
+  return result(sendto(a[0].i, a[2].b.ptr, a[2].b.len, MSG_NOSIGNAL | MSG_DONTWAIT, (struct sockaddr *)&un, len));
+}
+
+/* Writes the socket's own unix name ('@' first when abstract) into the buffer; returns its length. */
+static double sys_unix_name(SysArg *a) {
+  struct sockaddr_un un;
+  socklen_t len = sizeof un;
+  if (getsockname(a[0].i, (struct sockaddr *)&un, &len) < 0) return -errno;
+  size_t n = len - offsetof(struct sockaddr_un, sun_path);
+  if (n > a[1].b.len) return -ENOBUFS;
+  memcpy(a[1].b.ptr, un.sun_path, n);
+  if (n > 0 && un.sun_path[0] == 0) a[1].b.ptr[0] = '@';
+  return (double)n;
+}
+
+/* fds int32[n][3]: fd, events wanted, events seen (written). Returns how many are ready; 0 on timeout. */
+static double sys_poll(SysArg *a) {
+  struct pollfd p[16];
+  int32_t *fds = (int32_t *)a[0].b.ptr;
+  size_t n = a[0].b.len / (3 * sizeof(int32_t));
+  if (n > 16) return -EINVAL;
+  for (size_t i = 0; i < n; i++) p[i] = (struct pollfd){fds[3 * i], (short)fds[3 * i + 1], 0};
+  int ready = poll(p, n, a[1].i);
+  if (ready < 0) return -errno;
+  for (size_t i = 0; i < n; i++) fds[3 * i + 2] = p[i].revents;
+  return ready;
+}
+
+/*
+ * Sends one netlink request from a child process and returns at once with the read end of a pipe (the child's
+ * verdict: one int32, 0 or -errno, after the kernel's acknowledgement) in out[1], and the child's pid in out[0].
+ *
+ * Why a child: RTM_DELLINK unlists the link within a millisecond and then keeps its caller asleep in
+ * netdev_run_todo() for tens of milliseconds. The caller that matters waits for the notification instead, and the
+ * child does the sleeping. It keeps none of our descriptors, so nobody who waits for EOF on them waits for it.
+ * After fork() in a process that may have threads (Node), the child uses async-signal-safe calls only.
+ */
+static double sys_send_detached(SysArg *a) {
+  if (a[2].b.len < 2 * sizeof(int32_t)) return -EINVAL;
+  int32_t *out = (int32_t *)a[2].b.ptr;
+  int sock = a[0].i, report[2];
+  if (pipe2(report, O_CLOEXEC) < 0) return -errno;
+  pid_t pid = fork();
+  if (pid < 0) {
+    int err = errno;
+    close(report[0]);
+    close(report[1]);
+    return -err;
+  }
+  if (pid == 0) {
+    setsid();
+    /* Keep the socket and the pipe as 0 and 1, drop everything else. */
+    int keep = fcntl(report[1], F_DUPFD, 10);
+    int s = fcntl(sock, F_DUPFD, 10);
+    dup2(s, 0);
+    dup2(keep, 1);
+    for (int fd = 2; fd < 64; fd++) close(fd);
+    int32_t verdict = 0;
+    union { struct nlmsghdr h; char bytes[4096]; } reply;
+    if (send(0, a[1].b.ptr, a[1].b.len, 0) < 0) {
+      verdict = -errno;
+    } else {
+      for (;;) {
+        ssize_t n = recv(0, &reply, sizeof reply, 0);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < (ssize_t)sizeof(struct nlmsghdr)) { verdict = n < 0 ? -errno : -EPROTO; break; }
+        if (reply.h.nlmsg_type == NLMSG_ERROR) { memcpy(&verdict, NLMSG_DATA(&reply.h), sizeof verdict); break; }
+      }
+    }
+    ssize_t ignored = write(1, &verdict, sizeof verdict);
+    (void)ignored;
+    _exit(0);
+  }
+  close(report[1]);
+  out[0] = pid;
+  out[1] = report[0];
+  return 0;
+}
+
+const SysFunction sys_functions[] = {
+    {"open", "sii", sys_open},           {"close", "i", sys_close},
+    {"read", "ib", sys_read},            {"write", "ib", sys_write},
+    {"rename", "ss", sys_rename},        {"unlink", "s", sys_unlink},
+    {"mkdir", "si", sys_mkdir},          {"fsync", "i", sys_fsync},
+    {"flock", "ii", sys_flock},          {"access", "si", sys_access},
+    {"stat", "sb", sys_stat},            {"getpid", "", sys_getpid},
+    {"kill", "ii", sys_kill},            {"setns", "ii", sys_setns},
+    {"getrandom", "b", sys_getrandom},   {"environ", "b", sys_environ},
+    {"clock", "i", sys_clock},           {"spawn", "svvb", sys_spawn},
+    {"waitpid", "ii", sys_waitpid},      {"socket", "iii", sys_socket},
+    {"setsockopt", "iiii", sys_setsockopt}, {"send", "ibi", sys_send},
+    {"recv", "ibi", sys_recv},           {"bindNetlink", "ii", sys_bind_netlink},
+    {"bindUnix", "is", sys_bind_unix},   {"connectUnix", "is", sys_connect_unix},
+    {"sendToUnix", "isb", sys_sendto_unix}, {"unixName", "ib", sys_unix_name},
+    {"poll", "bi", sys_poll},            {"sendDetached", "ibb", sys_send_detached},
+};
+const size_t sys_function_count = sizeof sys_functions / sizeof *sys_functions;
