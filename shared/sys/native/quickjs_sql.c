@@ -1,0 +1,177 @@
+/*
+ * SQLite for the plugins: open, query, close. A failing call throws an Error with a `code` (SQLite's extended
+ * result code). The database handle is a number: an index into a small table.
+ */
+#include "quickjs_binding.h"
+
+#include <string.h>
+
+#include "sqlite3.h"
+
+#define MAX_DATABASES 4
+static sqlite3 *databases[MAX_DATABASES];
+
+static JSValue fail(JSContext *ctx, int code, const char *message) {
+  JSValue error = JS_NewError(ctx);
+  JS_SetPropertyStr(ctx, error, "message", JS_NewString(ctx, message));
+  JS_SetPropertyStr(ctx, error, "code", JS_NewInt32(ctx, code));
+  return JS_Throw(ctx, error);
+}
+
+static JSValue fail_db(JSContext *ctx, sqlite3 *db) {
+  return fail(ctx, sqlite3_extended_errcode(db), sqlite3_errmsg(db));
+}
+
+static sqlite3 *get_db(JSContext *ctx, JSValueConst value) {
+  int32_t i;
+  if (JS_ToInt32(ctx, &i, value) || i < 0 || i >= MAX_DATABASES || !databases[i]) {
+    fail(ctx, SQLITE_MISUSE, "the database is not open");
+    return NULL;
+  }
+  return databases[i];
+}
+
+static JSValue sql_open(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv) {
+  (void)self, (void)argc;
+  int i = 0;
+  while (i < MAX_DATABASES && databases[i]) i++;
+  if (i == MAX_DATABASES) return fail(ctx, SQLITE_NOMEM, "too many open databases");
+  const char *path = JS_ToCString(ctx, argv[0]);
+  if (!path) return JS_EXCEPTION;
+  int code = sqlite3_open_v2(path, &databases[i], SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
+  JS_FreeCString(ctx, path);
+  if (code != SQLITE_OK) {
+    JSValue error = fail(ctx, sqlite3_extended_errcode(databases[i]), sqlite3_errmsg(databases[i]));
+    sqlite3_close_v2(databases[i]);
+    databases[i] = NULL;
+    return error;
+  }
+  sqlite3_extended_result_codes(databases[i], 1);
+  /* A plugin lives for milliseconds: leave checkpoints (fsync) at close to those who have the time. */
+  sqlite3_db_config(databases[i], SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+  return JS_NewInt32(ctx, i);
+}
+
+static JSValue sql_close(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv) {
+  (void)self, (void)argc;
+  int32_t i;
+  if (!get_db(ctx, argv[0])) return JS_EXCEPTION;
+  JS_ToInt32(ctx, &i, argv[0]);
+  sqlite3_close_v2(databases[i]);
+  databases[i] = NULL;
+  return JS_UNDEFINED;
+}
+
+static int bind(JSContext *ctx, sqlite3_stmt *statement, JSValueConst params) {
+  int n = sqlite3_bind_parameter_count(statement);
+  for (int i = 0; i < n; i++) {
+    JSValue value = JS_GetPropertyUint32(ctx, params, (uint32_t)i);
+    int code = SQLITE_MISUSE;
+    if (JS_IsNull(value)) {
+      code = sqlite3_bind_null(statement, i + 1);
+    } else if (JS_IsNumber(value)) {
+      double d;
+      JS_ToFloat64(ctx, &d, value);
+      code = d == (double)(int64_t)d ? sqlite3_bind_int64(statement, i + 1, (int64_t)d) : sqlite3_bind_double(statement, i + 1, d);
+    } else if (JS_IsString(value)) {
+      size_t len;
+      const char *s = JS_ToCStringLen(ctx, &len, value);
+      code = s ? sqlite3_bind_text(statement, i + 1, s, (int)len, SQLITE_TRANSIENT) : SQLITE_NOMEM;
+      JS_FreeCString(ctx, s);
+    } else if (JS_IsObject(value)) {
+      size_t offset, length, element, total;
+      JSValue buffer = JS_GetTypedArrayBuffer(ctx, value, &offset, &length, &element);
+      uint8_t *bytes = JS_IsException(buffer) ? NULL : JS_GetArrayBuffer(ctx, &total, buffer);
+      if (bytes) code = sqlite3_bind_blob(statement, i + 1, bytes + offset, (int)length, SQLITE_TRANSIENT);
+      JS_FreeValue(ctx, buffer);
+    }
+    JS_FreeValue(ctx, value);
+    if (code != SQLITE_OK) return code;
+  }
+  return SQLITE_OK;
+}
+
+static JSValue column(JSContext *ctx, sqlite3_stmt *statement, int i) {
+  switch (sqlite3_column_type(statement, i)) {
+    case SQLITE_INTEGER: return JS_NewFloat64(ctx, (double)sqlite3_column_int64(statement, i));
+    case SQLITE_FLOAT: return JS_NewFloat64(ctx, sqlite3_column_double(statement, i));
+    case SQLITE_TEXT: {
+      const char *text = (const char *)sqlite3_column_text(statement, i);
+      return JS_NewStringLen(ctx, text, (size_t)sqlite3_column_bytes(statement, i));
+    }
+    case SQLITE_BLOB: {
+      const void *bytes = sqlite3_column_blob(statement, i);
+      JSValue buffer = JS_NewArrayBufferCopy(ctx, bytes, (size_t)sqlite3_column_bytes(statement, i));
+      JSValueConst args[3] = {buffer, JS_UNDEFINED, JS_UNDEFINED};
+      JSValue out = JS_NewTypedArray(ctx, 1, args, JS_TYPED_ARRAY_UINT8);
+      JS_FreeValue(ctx, buffer);
+      return out;
+    }
+    default: return JS_NULL;
+  }
+}
+
+/* query(db, sql, params): runs one statement to its end; its rows as an array of objects. */
+static JSValue sql_query(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv) {
+  (void)self, (void)argc;
+  sqlite3 *db = get_db(ctx, argv[0]);
+  if (!db) return JS_EXCEPTION;
+  size_t len;
+  const char *sql = JS_ToCStringLen(ctx, &len, argv[1]);
+  if (!sql) return JS_EXCEPTION;
+  sqlite3_stmt *statement = NULL;
+  int code = sqlite3_prepare_v2(db, sql, (int)len + 1, &statement, NULL);
+  JS_FreeCString(ctx, sql);
+  if (code != SQLITE_OK) return fail_db(ctx, db);
+  if (!statement) return JS_NewArray(ctx);
+  code = bind(ctx, statement, argv[2]);
+  if (code != SQLITE_OK) {
+    sqlite3_finalize(statement);
+    return fail(ctx, code, "a parameter is missing or of a type that SQLite cannot store");
+  }
+  JSValue rows = JS_NewArray(ctx);
+  uint32_t count = 0;
+  int columns = sqlite3_column_count(statement);
+  while ((code = sqlite3_step(statement)) == SQLITE_ROW) {
+    JSValue row = JS_NewObject(ctx);
+    for (int i = 0; i < columns; i++)
+      JS_SetPropertyStr(ctx, row, sqlite3_column_name(statement, i), column(ctx, statement, i));
+    JS_SetPropertyUint32(ctx, rows, count++, row);
+  }
+  if (code != SQLITE_DONE) {
+    JS_FreeValue(ctx, rows);
+    JSValue error = fail_db(ctx, db);
+    sqlite3_finalize(statement);
+    return error;
+  }
+  sqlite3_finalize(statement);
+  return rows;
+}
+
+static JSValue sql_exec(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv) {
+  (void)self, (void)argc;
+  sqlite3 *db = get_db(ctx, argv[0]);
+  if (!db) return JS_EXCEPTION;
+  const char *sql = JS_ToCString(ctx, argv[1]);
+  if (!sql) return JS_EXCEPTION;
+  int code = sqlite3_exec(db, sql, NULL, NULL, NULL);
+  JS_FreeCString(ctx, sql);
+  return code == SQLITE_OK ? JS_UNDEFINED : fail_db(ctx, db);
+}
+
+static JSValue sql_changes(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv) {
+  (void)self, (void)argc;
+  sqlite3 *db = get_db(ctx, argv[0]);
+  return db ? JS_NewInt32(ctx, sqlite3_changes(db)) : JS_EXCEPTION;
+}
+
+void terway_bind_sql(JSContext *ctx) {
+  JSValue global = JS_GetGlobalObject(ctx), table = JS_NewObject(ctx);
+  JS_SetPropertyStr(ctx, table, "open", JS_NewCFunction(ctx, sql_open, "open", 1));
+  JS_SetPropertyStr(ctx, table, "close", JS_NewCFunction(ctx, sql_close, "close", 1));
+  JS_SetPropertyStr(ctx, table, "query", JS_NewCFunction(ctx, sql_query, "query", 3));
+  JS_SetPropertyStr(ctx, table, "exec", JS_NewCFunction(ctx, sql_exec, "exec", 2));
+  JS_SetPropertyStr(ctx, table, "changes", JS_NewCFunction(ctx, sql_changes, "changes", 1));
+  JS_SetPropertyStr(ctx, global, "terwaySql", table);
+  JS_FreeValue(ctx, global);
+}
