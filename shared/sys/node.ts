@@ -1,10 +1,10 @@
 /** `Sys` and SQLite on Node: the agent, the CLI and the tests. Not for engine-neutral code. */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
-import { fileURLToPath } from "node:url";
 import { DatabaseSync } from "node:sqlite";
+import { fileURLToPath } from "node:url";
 import type { RawSys } from "./raw.ts";
-import { type SqlHandle, type SqlOpen, SqlError, type SqlRow } from "./sql.ts";
+import { SqlError, type SqlHandle, type SqlOpen, type SqlRow } from "./sql.ts";
 import { createSys } from "./sys.ts";
 
 interface NativeModule extends RawSys {
@@ -13,7 +13,8 @@ interface NativeModule extends RawSys {
 
 function load(): NativeModule {
   const path = fileURLToPath(new URL("../../dist/native/sys.node", import.meta.url));
-  if (!existsSync(path)) throw new Error(`${path} is missing: the syscall addon was not built; run: sh shared/sys/native/build.sh`);
+  if (!existsSync(path))
+    throw new Error(`${path} is missing: the syscall addon was not built; run: sh shared/sys/native/build.sh`);
   return createRequire(import.meta.url)(path) as NativeModule;
 }
 

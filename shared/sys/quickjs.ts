@@ -1,6 +1,6 @@
 /** `Sys` and SQLite in the plugins' engine, over the globals that `native/quickjs*.c` define. */
 import type { RawSys } from "./raw.ts";
-import { type SqlHandle, type SqlOpen, SqlError, type SqlRow, type SqlValue } from "./sql.ts";
+import { SqlError, type SqlHandle, type SqlOpen, type SqlRow, type SqlValue } from "./sql.ts";
 import { createSys } from "./sys.ts";
 
 interface RawSql {
