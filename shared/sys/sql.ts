@@ -30,7 +30,5 @@ export interface SqlHandle {
   close(): void;
 }
 
-export interface SqlOpen {
-  /** Opens (creating if absent) the database at `path`. Sets no pragma. @throws {SqlError} */
-  (path: string): SqlHandle;
-}
+/** Opens (creating if absent) the database at `path`. Sets no pragma. @throws {SqlError} */
+export type SqlOpen = (path: string) => SqlHandle;

@@ -116,11 +116,11 @@ export function createRuntime(options: RuntimeOptions): CniRuntime {
       CNI_PATH: cniPath.join(":"),
     };
     if (pod) {
-      env["CNI_CONTAINERID"] = pod.containerId;
-      env["CNI_IFNAME"] = pod.ifname;
-      env["CNI_NETNS"] = pod.netns;
+      env.CNI_CONTAINERID = pod.containerId;
+      env.CNI_IFNAME = pod.ifname;
+      env.CNI_NETNS = pod.netns;
       if (pod.name !== undefined) {
-        env["CNI_ARGS"] =
+        env.CNI_ARGS =
           `IgnoreUnknown=1;K8S_POD_NAMESPACE=${pod.namespace ?? "default"};K8S_POD_NAME=${pod.name};` +
           `K8S_POD_INFRA_CONTAINER_ID=${pod.containerId}${pod.uid ? `;K8S_POD_UID=${pod.uid}` : ""}`;
       }
