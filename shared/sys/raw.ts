@@ -22,6 +22,7 @@ export interface RawSys {
   clock(id: number): number;
   spawn(path: string, argv: readonly string[], env: readonly string[], out: Int32Array): number;
   waitpid(pid: number, options: number): number;
+  wait4(pid: number, options: number, out: Float64Array): number;
   socket(domain: number, type: number, protocol: number): number;
   setsockopt(fd: number, level: number, name: number, value: number): number;
   send(fd: number, bytes: Uint8Array, flags: number): number;
