@@ -1,0 +1,45 @@
+/** What is true of this node, written by the agent and read by the plugins. */
+import type { SqlHandle } from "../../shared/sys/sql.ts";
+
+export interface NodeFacts {
+  readonly instance_id: string;
+  readonly instance_type: string;
+  readonly region: string;
+  readonly zone: string;
+  readonly node_name: string;
+  /** Primary address of the primary ENI. */
+  readonly node_ip: string;
+  readonly node_ip6: string;
+  /** JSON list of CIDRs: the pod ranges of this node in VPC mode. */
+  readonly pod_cidrs: string;
+  /** Unix datagram name on which the agent listens. */
+  readonly agent_socket: string;
+  readonly cooldown_ms: string;
+  /** 'most' or 'fewest': from which ENI an idle address is handed out, by its number of allocated ones. */
+  readonly eni_pick: string;
+  readonly boot_id: string;
+  readonly max_pool: string;
+  readonly min_pool: string;
+}
+
+export type FactName = keyof NodeFacts;
+
+export function getFact(db: SqlHandle, name: FactName): string | undefined {
+  const value = db.get("SELECT value FROM fact WHERE name = ?", [name])?.value;
+  return value === undefined ? undefined : String(value);
+}
+
+export function getFacts(db: SqlHandle): Partial<NodeFacts> {
+  return Object.fromEntries(
+    db.all("SELECT name, value FROM fact").map((row) => [row.name, row.value]),
+  ) as Partial<NodeFacts>;
+}
+
+/** Writes only what differs, so that a periodic refresh costs no write. Inside or outside a transaction. */
+export function setFacts(db: SqlHandle, facts: Partial<NodeFacts>): void {
+  const known = getFacts(db);
+  for (const [name, value] of Object.entries(facts)) {
+    if (known[name as FactName] === value) continue;
+    db.run("INSERT INTO fact VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value", [name, value]);
+  }
+}

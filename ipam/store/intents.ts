@@ -1,0 +1,59 @@
+/**
+ * What the agent is about to ask of the cloud, written to disk before it asks: killed at any instant, its successor
+ * finds the intent, repeats the call with the same ClientToken or looks what became of it, and nothing is leaked.
+ */
+import type { SqlHandle } from "../../shared/sys/sql.ts";
+import { inDurableTransaction } from "./transaction.ts";
+
+export type IntentKind =
+  | "create-eni"
+  | "attach-eni"
+  | "detach-eni"
+  | "delete-eni"
+  | "assign"
+  | "unassign"
+  | "create-route";
+
+export interface Intent {
+  readonly id: string;
+  readonly kind: IntentKind;
+  readonly eniId: string | undefined;
+  readonly clientToken: string | undefined;
+  /** JSON of the action. */
+  readonly payload: string;
+  /** Where the executor stands: `asked` before the call, then its own words. */
+  readonly step: string;
+  readonly sinceMs: number;
+}
+
+export function putIntent(db: SqlHandle, intent: Intent, at: number): void {
+  inDurableTransaction(db, () =>
+    db.run("INSERT OR REPLACE INTO intent VALUES(?,?,?,?,?,?,?,?)", [
+      intent.id,
+      intent.kind,
+      intent.eniId ?? null,
+      intent.clientToken ?? null,
+      intent.payload,
+      intent.step,
+      intent.sinceMs,
+      at,
+    ]),
+  );
+}
+
+/** Inside the transaction that records the outcome, so that both are there or neither. */
+export function dropIntent(db: SqlHandle, id: string): void {
+  db.run("DELETE FROM intent WHERE id = ?", [id]);
+}
+
+export function listIntents(db: SqlHandle): Intent[] {
+  return db.all("SELECT * FROM intent ORDER BY since_ms, id").map((row) => ({
+    id: String(row.id),
+    kind: String(row.kind) as IntentKind,
+    eniId: row.eni_id === null ? undefined : String(row.eni_id),
+    clientToken: row.client_token === null ? undefined : String(row.client_token),
+    payload: String(row.payload),
+    step: String(row.step),
+    sinceMs: Number(row.since_ms),
+  }));
+}

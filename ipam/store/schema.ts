@@ -1,0 +1,94 @@
+/**
+ * The store's schema: a list of migrations, each applied once, in order. `PRAGMA user_version` counts them.
+ *
+ * Deadlines and cool-downs are milliseconds of CLOCK_BOOTTIME (`…_ms`), which no step of the wall clock moves; columns
+ * named `at` are wall clock milliseconds, for people only.
+ */
+export const MIGRATIONS: readonly string[] = [
+  `
+CREATE TABLE fact(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE eni(
+  id TEXT PRIMARY KEY,
+  mac TEXT NOT NULL UNIQUE,
+  kind TEXT NOT NULL CHECK(kind IN ('primary','shared','exclusive','trunk','member')),
+  -- ready: addresses may be handed out. draining: none is handed out any more. lost: gone from the cloud, pods may remain.
+  state TEXT NOT NULL CHECK(state IN ('attaching','ready','draining','detaching','deleting','lost')),
+  vswitch_id TEXT NOT NULL DEFAULT '',
+  security_groups TEXT NOT NULL DEFAULT '[]',  -- JSON list, sorted
+  primary4 TEXT, cidr4 TEXT, gateway4 TEXT,
+  primary6 TEXT, cidr6 TEXT, gateway6 TEXT,
+  trunk_id TEXT, vlan_id INTEGER,
+  -- Policy routing table of the ENI: ROUTE_TABLE_BASE + route_slot.
+  route_slot INTEGER NOT NULL UNIQUE,
+  ifname TEXT, ifindex INTEGER, mtu INTEGER NOT NULL DEFAULT 1500,
+  -- Boot id in which links, routes and rules of this ENI were set up on the node.
+  prepared_boot TEXT,
+  idle_since_ms REAL, created_ms REAL NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+
+CREATE TABLE address(
+  pool TEXT NOT NULL,          -- 'eni', or 'local:' and the network's name
+  address TEXT NOT NULL,       -- canonical text
+  family INTEGER NOT NULL CHECK(family IN (4,6)),
+  eni_id TEXT REFERENCES eni(id),
+  state TEXT NOT NULL CHECK(state IN ('idle','allocated','reserved','releasing')),
+  network TEXT, container_id TEXT, ifname TEXT, slot INTEGER,
+  -- Idle, but not handed out before this moment: connections of the former owner may still be remembered elsewhere.
+  cool_until_ms REAL NOT NULL DEFAULT 0,
+  since_ms REAL NOT NULL DEFAULT 0,
+  PRIMARY KEY(pool, address),
+  CHECK((state = 'allocated') = (container_id IS NOT NULL)),
+  CHECK((container_id IS NULL) = (network IS NULL) AND (container_id IS NULL) = (ifname IS NULL) AND (container_id IS NULL) = (slot IS NULL))
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX address_owner ON address(network, container_id, ifname, slot) WHERE container_id IS NOT NULL;
+CREATE INDEX address_free ON address(pool, family, cool_until_ms) WHERE state = 'idle';
+CREATE INDEX address_eni ON address(eni_id) WHERE eni_id IS NOT NULL;
+
+CREATE TABLE range_cursor(pool TEXT NOT NULL, slot INTEGER NOT NULL, last TEXT NOT NULL, PRIMARY KEY(pool, slot)) WITHOUT ROWID;
+
+CREATE TABLE attachment(
+  network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,
+  netns TEXT NOT NULL, netns_dev INTEGER, netns_ino INTEGER,
+  pod_namespace TEXT, pod_name TEXT, pod_uid TEXT,
+  plugin TEXT NOT NULL, mode TEXT NOT NULL, eni_id TEXT,
+  host_ifname TEXT,
+  -- What is to be found in the kernel for it, as JSON that the datapath understands.
+  datapath TEXT,
+  state TEXT NOT NULL CHECK(state IN ('building','ready')),
+  created_ms REAL NOT NULL, at REAL NOT NULL,
+  PRIMARY KEY(network, container_id, ifname)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX attachment_host ON attachment(host_ifname) WHERE host_ifname IS NOT NULL;
+CREATE INDEX attachment_netns ON attachment(netns_ino) WHERE netns_ino IS NOT NULL;
+
+CREATE TABLE reservation(
+  pod_namespace TEXT NOT NULL, pod_name TEXT NOT NULL, pool TEXT NOT NULL, address TEXT NOT NULL,
+  expires_ms REAL, reason TEXT NOT NULL DEFAULT '',
+  PRIMARY KEY(pool, address)
+) WITHOUT ROWID;
+CREATE INDEX reservation_pod ON reservation(pod_namespace, pod_name);
+
+CREATE TABLE pod_fact(namespace TEXT NOT NULL, name TEXT NOT NULL, uid TEXT, facts TEXT NOT NULL, at REAL NOT NULL,
+  PRIMARY KEY(namespace, name)) WITHOUT ROWID;
+
+CREATE TABLE demand(
+  network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,
+  families TEXT NOT NULL,              -- '4', '6' or '46'
+  waiter TEXT NOT NULL,                -- unix datagram name that is told when there is an address
+  since_ms REAL NOT NULL, deadline_ms REAL NOT NULL,
+  PRIMARY KEY(network, container_id, ifname)
+) WITHOUT ROWID;
+
+CREATE TABLE intent(
+  id TEXT PRIMARY KEY, kind TEXT NOT NULL, eni_id TEXT, client_token TEXT, payload TEXT NOT NULL,
+  step TEXT NOT NULL, since_ms REAL NOT NULL, at REAL NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE journal(
+  id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, actor TEXT NOT NULL, op TEXT NOT NULL,
+  network TEXT, container_id TEXT, ifname TEXT, pod TEXT,
+  outcome TEXT NOT NULL, code INTEGER, duration_ms REAL, detail TEXT
+);
+`,
+];
