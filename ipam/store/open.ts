@@ -92,7 +92,6 @@ function openOnce(deps: StoreDeps, path: string, notice: string | undefined): St
     db = openSql(path);
   }
   try {
-    db.exec("PRAGMA busy_timeout=5000; PRAGMA foreign_keys=OFF; PRAGMA wal_autocheckpoint=256");
     migrate(deps, db, path);
     const bootId = readBootId(sys);
     const known = db.get("SELECT value FROM fact WHERE name = 'boot_id'")?.value;

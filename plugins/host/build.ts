@@ -2,10 +2,11 @@
  * Builds the six executables: TypeScript → one bundle (esbuild) → QuickJS bytecode → one static ELF file each.
  *
  *   node plugins/host/build.ts [--arch x64|arm64] [--only terway-ipam]
+ *   node plugins/host/build.ts --entry FILE.ts --out FILE     one executable of another program (tests)
  */
 import { spawnSync } from "node:child_process";
 import { existsSync, mkdirSync, renameSync, statSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { buildSync } from "esbuild";
@@ -57,6 +58,7 @@ const SQLITE_OPTIONS = [
   "SQLITE_DQS=0",
   "SQLITE_DEFAULT_MEMSTATUS=0",
   "SQLITE_DEFAULT_WAL_SYNCHRONOUS=1",
+  "SQLITE_DEFAULT_WAL_AUTOCHECKPOINT=256",
   "SQLITE_LIKE_DOESNT_MATCH_BLOBS",
   "SQLITE_MAX_EXPR_DEPTH=0",
   "SQLITE_USE_ALLOCA",
@@ -120,15 +122,12 @@ function compileCommon(target: Target, work: string, includes: readonly string[]
   });
 }
 
-function bundle(plugin: string, work: string): string {
-  const out = join(work, `${plugin}.js`);
+function bundle(entry: string, out: string): void {
   buildSync({
-    entryPoints: [join(root, "plugins", plugin, "main.ts")],
+    entryPoints: [entry],
     outfile: out,
     bundle: true,
     minify: true,
-    // Error names and log lines name functions and classes.
-    keepNames: false,
     format: "iife",
     target: "es2023",
     platform: "neutral",
@@ -136,19 +135,21 @@ function bundle(plugin: string, work: string): string {
     legalComments: "none",
     logLevel: "warning",
   });
-  return out;
 }
 
-function buildPlugin(
-  plugin: string,
+/** Turns one program into one executable. */
+function buildProgram(
+  entry: string,
+  name: string,
   target: Target,
   work: string,
   includes: readonly string[],
   objects: readonly string[],
-  out: string,
+  executable: string,
 ): void {
-  const script = bundle(plugin, work);
-  const c = join(work, `${plugin}.c`);
+  const script = join(work, `${name}.js`);
+  const c = join(work, `${name}.c`);
+  bundle(entry, script);
   // The compiler of bytecode runs here; bytecode is the same for every little-endian 64-bit target.
   const qjsc = join(
     quickjs,
@@ -156,7 +157,6 @@ function buildPlugin(
     "bin/qjsc",
   );
   run(qjsc, ["-c", "-s", "-N", "plugin_bytecode", "-o", c, script]);
-  const executable = join(out, plugin);
   const link = [
     ...target.flags,
     "-Os",
@@ -181,7 +181,14 @@ function buildPlugin(
 }
 
 function main(): void {
-  const { values } = parseArgs({ options: { arch: { type: "string", default: "x64" }, only: { type: "string" } } });
+  const { values } = parseArgs({
+    options: {
+      arch: { type: "string", default: "x64" },
+      only: { type: "string" },
+      entry: { type: "string" },
+      out: { type: "string" },
+    },
+  });
   const target = TARGETS[values.arch];
   if (!target) throw new Error(`--arch ${values.arch} is not known: use ${Object.keys(TARGETS).join(" or ")}`);
   const out = join(root, "dist", values.arch === "x64" ? "cni" : `cni-${values.arch}`);
@@ -191,9 +198,14 @@ function main(): void {
   const includes = [`-I${native}`, `-I${join(target.engine, "include")}`, `-I${sqlite}`];
   if (values.arch === "x64") includes.push("-isystem", kernelHeaders(work));
   const objects = compileCommon(target, work, includes);
+  if (values.entry !== undefined && values.out !== undefined) {
+    buildProgram(resolve(values.entry), basename(values.out), target, work, includes, objects, resolve(values.out));
+    return;
+  }
   for (const plugin of PLUGINS.filter((p) => values.only === undefined || p === values.only)) {
-    buildPlugin(plugin, target, work, includes, objects, out);
-    console.log(`${plugin} ${(statSync(join(out, plugin)).size / 1e6).toFixed(2)} MB`);
+    const executable = join(out, plugin);
+    buildProgram(join(root, "plugins", plugin, "main.ts"), plugin, target, work, includes, objects, executable);
+    console.log(`${plugin} ${(statSync(executable).size / 1e6).toFixed(2)} MB`);
   }
 }
 

@@ -51,7 +51,8 @@ function guard<T>(work: () => T): T {
 
 /** SQLite on Node's built-in module. */
 export const openNodeSql: SqlOpen = (path) => {
-  const db = guard(() => new DatabaseSync(path));
+  const db = guard(() => new DatabaseSync(path, { enableForeignKeyConstraints: false, timeout: 5000 }));
+  db.exec("PRAGMA wal_autocheckpoint=256");
   const statements = new Map<string, ReturnType<DatabaseSync["prepare"]>>();
   const prepare = (sql: string) => {
     let statement = statements.get(sql);

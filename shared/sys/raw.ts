@@ -14,6 +14,7 @@ export interface RawSys {
   flock(fd: number, operation: number): number;
   access(path: string, mode: number): number;
   stat(path: string, out: Float64Array): number;
+  lockHolder(path: string, offset: number): number;
   getpid(): number;
   kill(pid: number, signal: number): number;
   setns(fd: number, nstype: number): number;

@@ -81,6 +81,11 @@ export interface Sys {
   access(path: string, mode: number): boolean;
   /** undefined when there is nothing at the path. */
   stat(path: string): FileStat | undefined;
+  /**
+   * Who holds a POSIX lock on the byte at `offset`: a pid; 0 when nobody does or the file cannot be asked. It drops
+   * this process's own locks on that file, so ask only when about to give up on it.
+   */
+  lockHolder(path: string, offset: number): number;
   getpid(): number;
   kill(pid: number, signal: number): void;
   /** Moves the calling thread. */
@@ -169,6 +174,7 @@ export function createSys(raw: RawSys): Sys {
       const [dev = 0, ino = 0, mode = 0, size = 0, fsMagic = 0] = out;
       return { dev, ino, mode, size, fsMagic };
     },
+    lockHolder: (path, offset) => Math.max(0, raw.lockHolder(path, offset)),
     getpid: () => raw.getpid(),
     kill: (pid, signal) => void check(raw.kill(pid, signal), "kill", pid),
     setns: (fd, nstype) => void check(raw.setns(fd, nstype), "setns", fd),

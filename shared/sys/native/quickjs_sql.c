@@ -5,6 +5,7 @@
 #include "quickjs_binding.h"
 
 #include <string.h>
+#include <time.h>
 
 #include "sqlite3.h"
 
@@ -31,6 +32,21 @@ static sqlite3 *get_db(JSContext *ctx, JSValueConst value) {
   return databases[i];
 }
 
+/*
+ * Waits for another writer: a transaction of ours lasts some 0.2 ms, so short naps, 5 s in all. SQLite's own handler
+ * sleeps up to 100 ms at a time, which is what one unlucky pod of a burst would then wait for nothing.
+ */
+static int on_busy(void *opaque, int count) {
+  (void)opaque;
+  static struct timespec since;
+  struct timespec now, nap = {0, count < 20 ? 100000 : 1000000};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  if (count == 0) since = now;
+  if (now.tv_sec - since.tv_sec > 5) return 0;
+  nanosleep(&nap, NULL);
+  return 1;
+}
+
 static JSValue sql_open(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv) {
   (void)self, (void)argc;
   int i = 0;
@@ -47,6 +63,7 @@ static JSValue sql_open(JSContext *ctx, JSValueConst self, int argc, JSValueCons
     return error;
   }
   sqlite3_extended_result_codes(databases[i], 1);
+  sqlite3_busy_handler(databases[i], on_busy, NULL);
   /* A plugin lives for milliseconds: leave checkpoints (fsync) at close to those who have the time. */
   sqlite3_db_config(databases[i], SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
   return JS_NewInt32(ctx, i);

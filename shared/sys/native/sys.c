@@ -40,6 +40,16 @@ static double sys_fsync(SysArg *a) { return result(fsync(a[0].i)); }
 static double sys_flock(SysArg *a) { return result(flock(a[0].i, a[1].i)); }
 static double sys_access(SysArg *a) { return result(access(a[0].s, a[1].i)); }
 
+/* The pid that holds a POSIX lock on one byte of a file; 0 when nobody does. SQLite locks its files so. */
+static double sys_lock_holder(SysArg *a) {
+  int fd = open(a[0].s, O_RDWR | O_CLOEXEC);
+  if (fd < 0) return -errno;
+  struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = a[1].i, .l_len = 1};
+  int err = fcntl(fd, F_GETLK, &lock) < 0 ? -errno : 0;
+  close(fd); /* NB: drops our own POSIX locks on the file: for a process that is about to give up */
+  return err ? err : lock.l_type == F_UNLCK ? 0 : lock.l_pid;
+}
+
 /* out: dev, ino, mode, size, and the file system's magic number (statfs f_type: tells nsfs from a plain file). */
 static double sys_stat(SysArg *a) {
   struct stat st;
@@ -260,7 +270,8 @@ const SysFunction sys_functions[] = {
     {"rename", "ss", sys_rename},        {"unlink", "s", sys_unlink},
     {"mkdir", "si", sys_mkdir},          {"fsync", "i", sys_fsync},
     {"flock", "ii", sys_flock},          {"access", "si", sys_access},
-    {"stat", "sb", sys_stat},            {"getpid", "", sys_getpid},
+    {"stat", "sb", sys_stat},            {"lockHolder", "si", sys_lock_holder},
+               {"getpid", "", sys_getpid},
     {"kill", "ii", sys_kill},            {"setns", "ii", sys_setns},
     {"getrandom", "b", sys_getrandom},   {"environ", "b", sys_environ},
     {"clock", "i", sys_clock},           {"spawn", "svvb", sys_spawn},

@@ -1,0 +1,249 @@
+/** The verbs of terway-ipam. `terway-eni` calls the same functions in its own process. */
+import { leasesOf, poolCounts } from "../../ipam/store/allocate.ts";
+import { releaseAttachment } from "../../ipam/store/attachments.ts";
+import { withBallast } from "../../ipam/store/ballast.ts";
+import { getEni } from "../../ipam/store/enis.ts";
+import { planGc } from "../../ipam/store/gc.ts";
+import { appendJournal } from "../../ipam/store/journal.ts";
+import type { AttachmentKey } from "../../ipam/store/key.ts";
+import { openStore, type Store, type StoreDeps, StoreError, storeNow, wallClock } from "../../ipam/store/open.ts";
+import { inTransaction } from "../../ipam/store/transaction.ts";
+import { CniFailure, CODE } from "../../shared/cni/failure.ts";
+import type { Dns, IpConfig, Result, Route } from "../../shared/cni/result.ts";
+import type { CniCall, Handlers } from "../../shared/cni/run-plugin.ts";
+import { cidrContains, parseCidr } from "../../shared/net/cidr.ts";
+import { formatIp, parseIp } from "../../shared/net/ip.ts";
+import { SqlError } from "../../shared/sys/sql.ts";
+import { decodeUtf8 } from "../../shared/sys/sys.ts";
+import { type ConfiguredRange, type IpamConfig, parseIpamConfig, parseResolvConf } from "./config.ts";
+import { agentAnswers, cooldownMs, type Lease, takeLease } from "./lease.ts";
+
+export interface PluginHost extends StoreDeps {
+  readonly env: Readonly<Record<string, string>>;
+  /** One line into the plugin's log. */
+  log(logDir: string, fields: Readonly<Record<string, unknown>>): void;
+}
+
+/** GC leaves alone what is younger than this: the runtime made its list before it called us. */
+const GC_GRACE_MS = 30_000;
+
+export function keyOf(call: CniCall): AttachmentKey {
+  return { network: call.conf.name, containerId: call.env.containerId, ifname: call.env.ifname };
+}
+
+export function podOf(
+  call: CniCall,
+): { readonly namespace: string; readonly name: string; readonly uid: string } | undefined {
+  const { K8S_POD_NAMESPACE: namespace, K8S_POD_NAME: name, K8S_POD_UID: uid } = call.env.args;
+  return namespace && name ? { namespace, name, uid: uid ?? "" } : undefined;
+}
+
+/** Opens the store for one call, and turns what SQLite says into a CNI failure. */
+export function withStore<T>(
+  host: PluginHost,
+  places: { readonly store: string; readonly logDir: string },
+  work: (store: Store) => T,
+): T {
+  try {
+    const store = openStore(host, places.store);
+    if (store.notice !== undefined) host.log(places.logDir, { level: "error", msg: store.notice });
+    // Not closed: the process ends with the call, and closing costs a syscall per mapping.
+    return work(store);
+  } catch (error) {
+    if (error instanceof StoreError)
+      throw new CniFailure(CODE.store, error.message, "terway-cli node check says more", error);
+    if (error instanceof SqlError) {
+      const busy = error.primary === 5;
+      throw new CniFailure(
+        busy ? CODE.tryAgainLater : CODE.store,
+        `the store ${places.store} ${busy ? `is held by another process${holder(host, places.store)}` : `refused: ${error.message}`}`,
+        busy
+          ? "see what that process does; the call is retried"
+          : "check the disk; the agent rebuilds a store that is lost",
+        error,
+      );
+    }
+    throw error;
+  }
+}
+
+function holder(host: PluginHost, path: string): string {
+  const pid = host.sys.lockHolder(`${path}-shm`, 120);
+  return pid > 0 ? ` (pid ${pid})` : "";
+}
+
+function rangeOf(sets: Lease["sets"], address: string): ConfiguredRange | undefined {
+  const ip = parseIp(address);
+  return sets.flat().find((r) => cidrContains(r.subnet, ip));
+}
+
+/** What an IPAM plugin prints: addresses with gateway, routes, DNS. */
+export function ipamResult(host: PluginHost, store: Store, config: IpamConfig, lease: Lease): Result {
+  const ips = lease.leases.map((l): IpConfig => {
+    const range = rangeOf(lease.sets, l.address);
+    if (range) return { address: `${l.address}/${range.subnet.prefixLength}`, gateway: formatIp(range.gateway) };
+    const eni = l.eniId === undefined ? undefined : getEni(store.db, l.eniId);
+    const cidr = l.family === 4 ? eni?.cidr4 : eni?.cidr6;
+    const gateway = l.family === 4 ? eni?.gateway4 : eni?.gateway6;
+    const prefixLength = cidr === undefined ? (l.family === 4 ? 32 : 128) : parseCidr(cidr).prefixLength;
+    return { address: `${l.address}/${prefixLength}`, ...(gateway === undefined ? {} : { gateway }) };
+  });
+  // An address of a vSwitch is of use only with the way out; for ranges the operator says which routes there are.
+  const defaults = lease.leases
+    .filter((l) => l.eniId !== undefined)
+    .map((l): Route => ({ dst: l.family === 4 ? "0.0.0.0/0" : "::/0" }));
+  return { ips, routes: config.routes.length > 0 ? config.routes : defaults, dns: dnsOf(host, config) };
+}
+
+function dnsOf(host: PluginHost, config: IpamConfig): Dns {
+  if (config.resolvConf === undefined) return {};
+  return parseResolvConf(decodeUtf8(host.sys.readFile(config.resolvConf, 1 << 16)));
+}
+
+/** Frees what the key holds, also on a full disk. */
+export function release(
+  host: PluginHost,
+  store: Store,
+  config: Pick<IpamConfig, "cooldownMs">,
+  key: AttachmentKey,
+  actor: string,
+  op: string,
+): string[] {
+  const nowMs = storeNow(host.sys);
+  const cool = cooldownMs(store, config as IpamConfig);
+  return withBallast(host.sys, store.path, () =>
+    inTransaction(store.db, () => {
+      const freed = releaseAttachment(store.db, key, nowMs, cool).map((l) => l.address);
+      if (freed.length > 0) {
+        appendJournal(store.db, {
+          at: wallClock(host.sys),
+          actor,
+          op,
+          ...key,
+          outcome: "ok",
+          durationMs: storeNow(host.sys) - nowMs,
+          detail: freed.join(" "),
+        });
+      }
+      return freed;
+    }),
+  );
+}
+
+export function ipamHandlers(host: PluginHost): Handlers {
+  const setUp = (call: CniCall) => {
+    const config = parseIpamConfig(call, host.env);
+    if (config.ignored.length > 0)
+      host.log(config.logDir, {
+        level: "warn",
+        op: call.env.verb,
+        msg: `ipam keys without meaning here: ${config.ignored.join(", ")}`,
+      });
+    return config;
+  };
+  return {
+    add(call) {
+      const config = setUp(call);
+      const key = keyOf(call);
+      const pod = podOf(call);
+      return withStore(host, config, (store) => {
+        const startedMs = storeNow(host.sys);
+        const lease = takeLease(host.sys, store, {
+          key,
+          config,
+          pod,
+          inSameTransaction: (leases) =>
+            appendJournal(store.db, {
+              at: wallClock(host.sys),
+              actor: "terway-ipam",
+              op: "ADD",
+              ...key,
+              pod: pod && `${pod.namespace}/${pod.name}`,
+              outcome: "ok",
+              durationMs: storeNow(host.sys) - startedMs,
+              detail: leases.map((l) => l.address).join(" "),
+            }),
+        });
+        try {
+          return ipamResult(host, store, config, lease);
+        } catch (error) {
+          release(host, store, config, key, "terway-ipam", "ADD undone");
+          throw error;
+        }
+      });
+    },
+    del(call) {
+      // A configuration that has become wrong must not keep an address.
+      const config = lenientConfig(call, host);
+      withStore(host, config, (store) => release(host, store, config, keyOf(call), "terway-ipam", "DEL"));
+    },
+    check(call) {
+      const config = setUp(call);
+      withStore(host, config, (store) => checkLease(store, call));
+    },
+    gc(call) {
+      const config = setUp(call);
+      const valid = call.conf.validAttachments;
+      if (valid === undefined) return;
+      withStore(host, config, (store) => {
+        for (const key of planGc(store.db, call.conf.name, valid, storeNow(host.sys) - GC_GRACE_MS))
+          release(host, store, config, key, "terway-ipam", "GC");
+      });
+    },
+    status(call) {
+      const config = setUp(call);
+      withStore(host, config, (store) => checkStatus(host, store, config));
+    },
+  };
+}
+
+function lenientConfig(call: CniCall, host: PluginHost): IpamConfig {
+  try {
+    return parseIpamConfig(call, host.env);
+  } catch (error) {
+    if (!(error instanceof CniFailure)) throw error;
+    const { ipam: _broken, ...raw } = call.conf.raw;
+    const places = { store: "", logDir: "" };
+    const section = call.conf.raw.ipam as { store?: unknown; logDir?: unknown } | undefined;
+    if (typeof section?.store === "string") places.store = section.store;
+    if (typeof section?.logDir === "string") places.logDir = section.logDir;
+    const rest = {
+      ...call,
+      conf: { ...call.conf, raw: { ...raw, ipam: places }, runtimeConfig: {}, cniArgs: {} },
+      env: { ...call.env, args: {} },
+    };
+    return parseIpamConfig(rest, host.env);
+  }
+}
+
+/** Every address that the result claims is held by this container. */
+function checkLease(store: Store, call: CniCall): void {
+  const held = leasesOf(store.db, keyOf(call)).map((l) => l.address);
+  const claimed = (call.prevResult?.ips ?? []).map((ip) => ip.address.split("/")[0] ?? "");
+  if (held.length === 0) {
+    throw new CniFailure(
+      CODE.unknownContainer,
+      `container ${call.env.containerId} holds no address of network "${call.conf.name}"`,
+      "delete and create the pod again",
+    );
+  }
+  const lost = held.filter((address) => claimed.length > 0 && !claimed.includes(address));
+  if (lost.length > 0) {
+    throw new CniFailure(
+      CODE.changed,
+      `container ${call.env.containerId} holds ${held.join(" ")}, but prevResult has ${claimed.join(" ")}`,
+      "delete and create the pod again",
+    );
+  }
+}
+
+function checkStatus(host: PluginHost, store: Store, config: IpamConfig): void {
+  if (config.source.kind !== "eni") return;
+  const counts = poolCounts(store.db, "eni", 4, storeNow(host.sys));
+  if (counts.idle > 0 || agentAnswers(host.sys, store)) return;
+  throw new CniFailure(
+    CODE.notAvailable,
+    `no idle address (${counts.allocated} allocated, ${counts.cooling} cooling) and terway-agent does not run`,
+    "start terway-agent on this node",
+  );
+}
