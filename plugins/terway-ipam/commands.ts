@@ -100,24 +100,23 @@ function dnsOf(host: PluginHost, config: IpamConfig): Dns {
   return parseResolvConf(decodeUtf8(host.sys.readFile(config.resolvConf, 1 << 16)));
 }
 
-/** Frees what the key holds, also on a full disk. */
+/** Frees what the key holds, also on a full disk. With `op` the journal tells of it. */
 export function release(
   host: PluginHost,
   store: Store,
   config: Pick<IpamConfig, "cooldownMs">,
   key: AttachmentKey,
-  actor: string,
-  op: string,
+  op: string | undefined,
 ): string[] {
   const nowMs = storeNow(host.sys);
   const cool = cooldownMs(store, config as IpamConfig);
   return withBallast(host.sys, store.path, () =>
     inTransaction(store.db, () => {
       const freed = releaseAttachment(store.db, key, nowMs, cool).map((l) => l.address);
-      if (freed.length > 0) {
+      if (freed.length > 0 && op !== undefined) {
         appendJournal(store.db, {
           at: wallClock(host.sys),
-          actor,
+          actor: "terway-ipam",
           op,
           ...key,
           outcome: "ok",
@@ -167,7 +166,7 @@ export function ipamHandlers(host: PluginHost): Handlers {
         try {
           return ipamResult(host, store, config, lease);
         } catch (error) {
-          release(host, store, config, key, "terway-ipam", "ADD undone");
+          release(host, store, config, key, "ADD undone");
           throw error;
         }
       });
@@ -175,7 +174,7 @@ export function ipamHandlers(host: PluginHost): Handlers {
     del(call) {
       // A configuration that has become wrong must not keep an address.
       const config = lenientConfig(call, host);
-      withStore(host, config, (store) => release(host, store, config, keyOf(call), "terway-ipam", "DEL"));
+      withStore(host, config, (store) => release(host, store, config, keyOf(call), "DEL"));
     },
     check(call) {
       const config = setUp(call);
@@ -187,7 +186,7 @@ export function ipamHandlers(host: PluginHost): Handlers {
       if (valid === undefined) return;
       withStore(host, config, (store) => {
         for (const key of planGc(store.db, call.conf.name, valid, storeNow(host.sys) - GC_GRACE_MS))
-          release(host, store, config, key, "terway-ipam", "GC");
+          release(host, store, config, key, "GC");
       });
     },
     status(call) {

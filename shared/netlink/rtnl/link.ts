@@ -1,5 +1,6 @@
 /** Links: struct ifinfomsg (16 bytes) and IFLA_ attributes, include/uapi/linux/if_link.h. */
 import { formatMac } from "../../net/mac.ts";
+import { AF_INET6 } from "../../sys/linux.ts";
 import type { Request } from "../request.ts";
 import * as L from "../uapi/if-link.ts";
 import { NLM_F_CREATE, NLM_F_EXCL } from "../uapi/netlink.ts";
@@ -20,8 +21,6 @@ interface LinkAttributes {
   readonly alias?: string;
   /** Create it in this namespace and not in the socket's. */
   readonly netnsFd?: number;
-  /** No IPv6 link-local address, so no DAD, MLD or router solicitation on it. */
-  readonly noLinkLocal?: boolean;
 }
 
 export interface VethSpec extends LinkAttributes {
@@ -62,13 +61,6 @@ function attributes(w: Writer, a: LinkAttributes): void {
   if (a.txQueueLength !== undefined) w.attrU32(L.IFLA_TXQLEN, a.txQueueLength);
   if (a.group !== undefined) w.attrU32(L.IFLA_GROUP, a.group);
   if (a.netnsFd !== undefined) w.attrU32(L.IFLA_NET_NS_FD, a.netnsFd);
-  if (a.noLinkLocal) {
-    const spec = w.beginNest(L.IFLA_AF_SPEC);
-    const inet6 = w.beginNest(10 /* AF_INET6 */);
-    w.attrU8(L.IFLA_INET6_ADDR_GEN_MODE, L.IN6_ADDR_GEN_MODE_NONE);
-    w.endNest(inet6);
-    w.endNest(spec);
-  }
 }
 
 function writeKind(w: Writer, spec: LinkSpec): void {
@@ -120,18 +112,26 @@ export interface LinkChange {
   readonly name?: string;
   readonly mtuBytes?: number;
   readonly mac?: Uint8Array;
+  /** No IPv6 link-local address, so no DAD, MLD or router solicitation. The kernel refuses it at creation. */
   readonly noLinkLocal?: boolean;
 }
 
 /** ip link set dev INDEX … */
 export function setLink(change: LinkChange): Request {
-  const { up, index, ...rest } = change;
+  const { up, index, noLinkLocal, ...rest } = change;
   return {
     type: RTM_NEWLINK,
     flags: 0,
     write(w) {
       header(w, index, up ? L.IFF_UP : 0, up === undefined ? 0 : L.IFF_UP);
       attributes(w, rest);
+      if (noLinkLocal) {
+        const spec = w.beginNest(L.IFLA_AF_SPEC);
+        const inet6 = w.beginNest(AF_INET6);
+        w.attrU8(L.IFLA_INET6_ADDR_GEN_MODE, L.IN6_ADDR_GEN_MODE_NONE);
+        w.endNest(inet6);
+        w.endNest(spec);
+      }
     },
     describe: () =>
       `ip link set dev if${index}${up === undefined ? "" : up ? " up" : " down"}${rest.mtuBytes === undefined ? "" : ` mtu ${rest.mtuBytes}`}`,

@@ -1,0 +1,130 @@
+/** Builds, checks and removes a pod's veth in the kernel. Decides nothing: the plan comes from plan.ts. */
+import type { Eni } from "../../ipam/store/enis.ts";
+import { CniFailure, CODE } from "../../shared/cni/failure.ts";
+import { eniRequests } from "../../shared/datapath/eni-link.ts";
+import { readKernelView } from "../../shared/datapath/kernel-view.ts";
+import { hostRequests, type PodLink, podRequests, vethRequest } from "../../shared/datapath/pod-link.ts";
+import { sweepAddresses } from "../../shared/datapath/sweep.ts";
+import { hostProblems, podProblems } from "../../shared/datapath/verify.ts";
+import { parseIp } from "../../shared/net/ip.ts";
+import { formatMac } from "../../shared/net/mac.ts";
+import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
+import { deleteLink } from "../../shared/netlink/delete-link.ts";
+import { getLink, linkIndexOf, parseLink } from "../../shared/netlink/rtnl/link.ts";
+import { NetlinkError, type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
+import { NETLINK_NETFILTER } from "../../shared/netlink/uapi/netlink.ts";
+import { isErrno, type Sys } from "../../shared/sys/sys.ts";
+import type { PodNetns } from "./netns.ts";
+
+/** Runs `work` and says a kernel's refusal as a CNI failure. */
+export function inKernel<T>(what: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (!(error instanceof NetlinkError)) throw error;
+    throw new CniFailure(
+      CODE.kernel,
+      `${what}: the kernel refused "${error.message}"`,
+      "run the same command with ip(8) in that namespace to see more",
+      error,
+    );
+  }
+}
+
+/** The index that a batch of [create, get] came back with. */
+function indexFrom(nl: NetlinkSocket, name: string): number {
+  const [outcome] = nl.apply([getLink({ name })]);
+  return linkIndexOf((outcome?.ok ? outcome.replies[0] : undefined) ?? new Uint8Array(16));
+}
+
+/** Makes both ends, configures them, and brings them up. What was there under the same name is removed before. */
+export function buildVeth(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodLink): void {
+  const pod = openNetlink(sys, undefined, { netnsFd: netns.fd, ownNetnsFd: netns.ownFd });
+  try {
+    inKernel(`veth ${link.hostIfname} of ${netns.path}`, () => {
+      const [made] = host.transact([vethRequest(link, netns.fd)]);
+      if (made && !made.ok) {
+        if (made.refusal.errno !== "EEXIST") throw new NetlinkError(made.refusal);
+        // Left by a call that was killed. The name on the node is ours alone; the one in the pod may be another plugin's.
+        const gone = deleteLink(sys, host, link.hostIfname);
+        if (!gone && pod.transact([getLink({ name: link.podIfname })])[0]?.ok) {
+          throw new CniFailure(
+            CODE.kernel,
+            `the pod already has an interface ${link.podIfname} that is not ours`,
+            "choose another CNI_IFNAME, or run only one CNI network with this name",
+          );
+        }
+        host.apply([vethRequest(link, netns.fd)]);
+      }
+      pod.apply(podRequests(link, indexFrom(pod, link.podIfname)));
+      sweepAddresses(
+        host,
+        link.addresses.map((a) => a.address),
+      );
+      host.apply(hostRequests(link, indexFrom(host, link.hostIfname)));
+    });
+  } finally {
+    pod.close();
+  }
+}
+
+/** Removes everything on the node; what is gone already counts as removed. */
+export function removeVeth(sys: Sys, host: NetlinkSocket, hostIfname: string, addresses: readonly string[]): void {
+  inKernel(`removing ${hostIfname}`, () => {
+    deleteLink(sys, host, hostIfname);
+    sweepAddresses(host, addresses);
+  });
+}
+
+/** Removes the connection tracking entries of exactly these addresses. */
+export function forgetConnections(sys: Sys, addresses: readonly string[]): void {
+  let ct: NetlinkSocket;
+  try {
+    ct = openNetlink(sys, NETLINK_NETFILTER);
+  } catch (error) {
+    if (isErrno(error, "EPROTONOSUPPORT", "EAFNOSUPPORT")) return; // a kernel without netfilter tracks nothing
+    throw error;
+  }
+  try {
+    inKernel("forgetting connections", () =>
+      ct.apply(addresses.flatMap((a) => [deleteConntrack(parseIp(a), "orig"), deleteConntrack(parseIp(a), "reply")])),
+    );
+  } finally {
+    ct.close();
+  }
+}
+
+/** Everything that differs from the plan, in the pod and on the node. */
+export function vethProblems(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodLink): string[] {
+  const pod = openNetlink(sys, undefined, { netnsFd: netns.fd, ownNetnsFd: netns.ownFd });
+  try {
+    return [...podProblems(link, readKernelView(pod)), ...hostProblems(link, readKernelView(host))];
+  } finally {
+    pod.close();
+  }
+}
+
+export interface PreparedLink {
+  readonly ifname: string;
+  readonly ifindex: number;
+}
+
+/** Finds the ENI's link by its MAC and sets it up. @throws {CniFailure} when the node has no such link. */
+export function prepareEni(host: NetlinkSocket, eni: Eni): PreparedLink {
+  return inKernel(`ENI ${eni.id}`, () => {
+    // A MAC address may be shared with children (ipvlan, vlan) of the ENI: those have a parent.
+    const link = host
+      .dump(getLink())
+      .map(parseLink)
+      .find((l) => formatMac(l.mac) === eni.mac && (l.kind === "" || l.kind === "veth"));
+    if (link === undefined) {
+      throw new CniFailure(
+        CODE.tryAgainLater,
+        `ENI ${eni.id} (${eni.mac}) has no link on this node`,
+        "wait until the guest sees it, or let the agent detach and attach it again",
+      );
+    }
+    host.apply(eniRequests(eni, link.index));
+    return { ifname: link.name, ifindex: link.index };
+  });
+}

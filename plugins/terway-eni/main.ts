@@ -1,0 +1,4 @@
+import { runMain } from "../host/run-main.ts";
+import { eniHandlers } from "./commands.ts";
+
+runMain("terway-eni", eniHandlers);

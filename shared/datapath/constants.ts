@@ -1,0 +1,23 @@
+/** Numbers that the datapath of a node is built from. The plugins and the agent must agree on them. */
+import { parseIp } from "../net/ip.ts";
+
+/** Holds a host route to each pod of the node; looked at before every other table but `local`. */
+export const PODS_TABLE = 17000;
+/** Table of the ENI in route slot n is ROUTE_TABLE_BASE + n: clear of 253 to 255 and of what others number by ifindex. */
+export const ROUTE_TABLE_BASE = 17000;
+
+/** from all lookup PODS_TABLE */
+export const PODS_RULE_PRIORITY = 512;
+/** from POD lookup TABLE-OF-ITS-ENI */
+export const FROM_POD_PRIORITY = 2048;
+/** from ENI-PRIMARY lookup TABLE-OF-THE-ENI: what the node itself sends with that address. */
+export const FROM_ENI_PRIORITY = 2049;
+
+/** Marks our routes and rules (`ip route` and `ip rule` show it as proto): ours to repair and to remove. */
+export const PROTOCOL = 84;
+
+/** What pods of shared ENIs see as their gateway; it exists nowhere but in their neighbour table. */
+export const POD_GATEWAY4 = parseIp("169.254.1.1");
+export const POD_GATEWAY6 = parseIp("fe80::1");
+
+export const HOST_IFNAME_PREFIX = "cali";

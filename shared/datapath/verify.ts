@@ -1,0 +1,150 @@
+/** Compares what should be in the kernel with what is. Pure: the dumps are given. */
+import { formatIp, parseIp } from "../net/ip.ts";
+import { formatMac } from "../net/mac.ts";
+import type { AddressEntry } from "../netlink/rtnl/address.ts";
+import { isUp, type Link } from "../netlink/rtnl/link.ts";
+import type { NeighbourEntry } from "../netlink/rtnl/neighbour.ts";
+import { describeRoute, type Route, type RouteEntry } from "../netlink/rtnl/route.ts";
+import { describeRule, type Rule } from "../netlink/rtnl/rule.ts";
+import { NUD_PERMANENT } from "../netlink/uapi/neighbour.ts";
+import { RT_TABLE_MAIN } from "../netlink/uapi/rtnetlink.ts";
+import { hostRoutes, hostRules, type PodLink, podRoutes, podsRule } from "./pod-link.ts";
+
+/** What a namespace holds. */
+export interface KernelView {
+  readonly links: readonly Link[];
+  readonly addresses: readonly AddressEntry[];
+  readonly routes: readonly RouteEntry[];
+  readonly rules: readonly Rule[];
+  readonly neighbours: readonly NeighbourEntry[];
+}
+
+function sameIp(a: { readonly bytes: Uint8Array } | undefined, b: { readonly bytes: Uint8Array } | undefined): boolean {
+  if (a === undefined || b === undefined) return a === b;
+  return a.bytes.length === b.bytes.length && a.bytes.every((byte, i) => byte === b.bytes[i]);
+}
+
+export function hasRoute(view: KernelView, want: Route): boolean {
+  return view.routes.some(
+    (r) =>
+      r.dst.prefixLength === want.dst.prefixLength &&
+      sameIp(r.dst.ip, want.dst.ip) &&
+      r.table === (want.table ?? RT_TABLE_MAIN) &&
+      r.linkIndex === want.linkIndex &&
+      sameIp(r.gateway, want.gateway),
+  );
+}
+
+export function hasRule(view: KernelView, want: Rule): boolean {
+  return view.rules.some(
+    (r) =>
+      r.family === want.family &&
+      r.priority === want.priority &&
+      r.table === want.table &&
+      r.from?.prefixLength === want.from?.prefixLength &&
+      sameIp(r.from?.ip, want.from?.ip) &&
+      sameIp(r.to?.ip, want.to?.ip) &&
+      r.iifName === want.iifName,
+  );
+}
+
+function linkProblems(
+  where: string,
+  name: string,
+  mac: string,
+  mtuBytes: number,
+  links: readonly Link[],
+): { readonly problems: string[]; readonly link: Link | undefined } {
+  const link = links.find((l) => l.name === name);
+  if (link === undefined) return { problems: [`link ${name} is missing ${where}`], link };
+  const problems: string[] = [];
+  if (formatMac(link.mac) !== mac) problems.push(`link ${name} ${where} has MAC ${formatMac(link.mac)}, want ${mac}`);
+  if (!isUp(link)) problems.push(`link ${name} is down ${where}`);
+  if (link.mtuBytes !== mtuBytes) problems.push(`link ${name} ${where} has MTU ${link.mtuBytes}, want ${mtuBytes}`);
+  return { problems, link };
+}
+
+/** A rule that reads the pod's address with a higher priority than ours, or sends it to another table. */
+function foreignRules(link: PodLink, view: KernelView): string[] {
+  const mine = hostRules(link);
+  return link.addresses.flatMap((a) => {
+    const ip = parseIp(a.address);
+    return view.rules
+      .filter(
+        (r) =>
+          (r.from && r.from.prefixLength === ip.bytes.length * 8 && sameIp(r.from.ip, ip)) ||
+          (r.to && r.to.prefixLength === ip.bytes.length * 8 && sameIp(r.to.ip, ip)),
+      )
+      .filter(
+        (r) => !mine.some((m) => m.priority === r.priority && m.table === r.table && sameIp(m.from?.ip, r.from?.ip)),
+      )
+      .map((r) => `foreign rule: ${describeRule(r)}`);
+  });
+}
+
+/** What is wrong on the node's side, one line each; empty when all is there. */
+export function hostProblems(link: PodLink, view: KernelView): string[] {
+  const { problems, link: found } = linkProblems(
+    "on the node",
+    link.hostIfname,
+    link.hostMac,
+    link.mtuBytes,
+    view.links,
+  );
+  if (found === undefined) return problems;
+  const families = [...new Set(link.addresses.map((a) => parseIp(a.address).family))];
+  for (const rule of [...families.map(podsRule), ...hostRules(link)])
+    if (!hasRule(view, rule)) problems.push(`rule is missing: ${describeRule(rule)}`);
+  for (const route of hostRoutes(link, found.index))
+    if (!hasRoute(view, route)) problems.push(`route is missing: ${describeRoute(route)}`);
+  problems.push(
+    ...neighbourProblems(
+      "on the node",
+      found,
+      link.addresses.map((a) => a.address),
+      link.podMac,
+      view,
+    ),
+  );
+  problems.push(...foreignRules(link, view));
+  return problems;
+}
+
+/** What is wrong inside the pod. A changed MAC is somebody's right (the tuning plugin does it). */
+export function podProblems(link: PodLink, view: KernelView): string[] {
+  const found = view.links.find((l) => l.name === link.podIfname);
+  if (found === undefined) return [`link ${link.podIfname} is missing in the pod`];
+  const problems: string[] = [];
+  if (!isUp(found)) problems.push(`link ${link.podIfname} is down in the pod`);
+  for (const a of link.addresses) {
+    const ip = parseIp(a.address);
+    if (!view.addresses.some((x) => x.linkIndex === found.index && sameIp(x.ip, ip)))
+      problems.push(`address ${a.address} is missing on ${link.podIfname}`);
+    for (const route of podRoutes(a, found.index))
+      if (!hasRoute(view, route)) problems.push(`route is missing in the pod: ${describeRoute(route)}`);
+  }
+  problems.push(
+    ...neighbourProblems(
+      "in the pod",
+      found,
+      link.addresses.map((a) => a.gateway),
+      link.hostMac,
+      view,
+    ),
+  );
+  return problems;
+}
+
+function neighbourProblems(where: string, on: Link, ips: readonly string[], mac: string, view: KernelView): string[] {
+  return ips.flatMap((text) => {
+    const ip = parseIp(text);
+    const entry = view.neighbours.find((n) => n.linkIndex === on.index && sameIp(n.ip, ip));
+    if (entry === undefined) return [`neighbour ${formatIp(ip)} is missing ${where}`];
+    if (entry.mac === undefined || formatMac(entry.mac) !== mac || (entry.state & NUD_PERMANENT) === 0) {
+      return [
+        `neighbour ${formatIp(ip)} ${where} has MAC ${entry.mac ? formatMac(entry.mac) : "none"}, want ${mac} permanent`,
+      ];
+    }
+    return [];
+  });
+}
