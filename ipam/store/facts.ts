@@ -20,6 +20,8 @@ export interface NodeFacts {
   readonly boot_id: string;
   readonly max_pool: string;
   readonly min_pool: string;
+  /** Of the primary ENI, bytes. */
+  readonly node_mtu: string;
   /** ipv4, dual or ipv6 */
   readonly ip_stack: string;
 }

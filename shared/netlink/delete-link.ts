@@ -8,7 +8,7 @@ import { AF_NETLINK, SOCK_RAW } from "../sys/linux.ts";
 import { isErrno, type Sys } from "../sys/sys.ts";
 import { delLink, getLink, linkIndexOf } from "./rtnl/link.ts";
 import { NetlinkError, type NetlinkSocket } from "./socket.ts";
-import { NETLINK_ROUTE } from "./uapi/netlink.ts";
+import { NETLINK_ROUTE, NLM_F_ACK } from "./uapi/netlink.ts";
 import { RTM_DELLINK, RTMGRP_LINK } from "./uapi/rtnetlink.ts";
 import { parseMessages } from "./wire/reader.ts";
 import { Writer } from "./wire/writer.ts";
@@ -35,7 +35,7 @@ export function deleteLink(sys: Sys, nl: NetlinkSocket, name: string): boolean {
   try {
     sys.bindNetlink(monitor, RTMGRP_LINK); // before the request: the announcement must not be missed
     const writer = new Writer();
-    const at = writer.beginMessage(request.type, request.flags, 1);
+    const at = writer.beginMessage(request.type, request.flags | NLM_F_ACK, 1);
     request.write(writer);
     writer.endMessage(at);
     reportFd = sys.sendDetached(asking, writer.finish()).reportFd;

@@ -4,16 +4,17 @@ import { AF_NETLINK, CLONE_NEWNET, SOCK_RAW } from "../sys/linux.ts";
 import type { Sys } from "../sys/sys.ts";
 import type { Request } from "./request.ts";
 import {
-  NETLINK_CAP_ACK,
   NETLINK_EXT_ACK,
   NETLINK_GET_STRICT_CHK,
   NETLINK_ROUTE,
   NLM_F_ACK,
+  NLM_F_ACK_TLVS,
+  NLM_F_CAPPED,
   NLM_F_DUMP,
   NLM_F_DUMP_INTR,
-  NLM_F_REQUEST,
   NLMSG_DONE,
   NLMSG_ERROR,
+  NLMSG_HDRLEN,
   NLMSGERR_ATTR_MSG,
   NLMSGERR_ATTR_OFFS,
   SOL_NETLINK,
@@ -89,8 +90,6 @@ export function openNetlink(
     if (inside) sys.setns(inside.ownNetnsFd, CLONE_NEWNET);
   }
   sys.setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, 1);
-  sys.setsockopt(fd, SOL_NETLINK, NETLINK_CAP_ACK, 1);
-  sys.setsockopt(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1);
   let buffer: Uint8Array | undefined;
   const exchange: Exchange = {
     send: (bytes) => void sys.send(fd, bytes),
@@ -99,7 +98,19 @@ export function openNetlink(
       return buffer.subarray(0, sys.recv(fd, buffer));
     },
   };
-  return { fd, ...talk(exchange), close: () => sys.close(fd) };
+  const { dump, ...rest } = talk(exchange);
+  let strict = false;
+  return {
+    fd,
+    ...rest,
+    dump(request) {
+      // Lets the kernel filter a dump by what the request says; of no use to anything else.
+      if (!strict) sys.setsockopt(fd, SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1);
+      strict = true;
+      return dump(request);
+    },
+    close: () => sys.close(fd),
+  };
 }
 
 /** The protocol over an {@link Exchange}. */
@@ -110,24 +121,34 @@ export function talk(exchange: Exchange): Pick<NetlinkSocket, "transact" | "appl
     if (requests.length === 0) return [];
     const first = seq;
     const writer = new Writer();
-    for (const request of requests) {
-      const at = writer.beginMessage(request.type, request.flags, seq++);
+    for (const [i, request] of requests.entries()) {
+      // One acknowledgement, of the last: the kernel answers in order, and says a refusal also when not asked to.
+      const ack = i === requests.length - 1 ? NLM_F_ACK : 0;
+      const at = writer.beginMessage(request.type, request.flags | ack, seq++);
       request.write(writer);
       writer.endMessage(at);
     }
     exchange.send(writer.finish());
     const outcomes: Outcome[] = [];
     let replies: Uint8Array[] = [];
+    // Whatever had no answer of its own before the one at `index` went well.
+    const settleBefore = (index: number) => {
+      while (outcomes.length < index) {
+        outcomes.push({ ok: true, replies });
+        replies = [];
+      }
+    };
     while (outcomes.length < requests.length) {
       for (const message of parseMessages(exchange.receive())) {
         const index = message.seq - first;
-        if (index < 0 || index >= requests.length) continue; // an answer to somebody's earlier question
+        const request = requests[index];
+        if (request === undefined) continue; // an answer to somebody's earlier question
+        settleBefore(index);
         if (message.type !== NLMSG_ERROR) {
           replies.push(message.payload.slice());
           continue;
         }
-        const request = requests[index];
-        if (request !== undefined) outcomes.push(outcomeOf(message, request, replies));
+        outcomes.push(outcomeOf(message, request, replies));
         replies = [];
       }
     }
@@ -144,6 +165,7 @@ export function talk(exchange: Exchange): Pick<NetlinkSocket, "transact" | "appl
     dump(request) {
       for (let tries = 0; tries < DUMP_TRIES; tries++) {
         const writer = new Writer();
+        // A dump ends with NLMSG_DONE: an acknowledgement besides would be left in the socket.
         const at = writer.beginMessage(request.type, NLM_F_DUMP, seq);
         request.write(writer);
         writer.endMessage(at);
@@ -164,7 +186,7 @@ export function talk(exchange: Exchange): Pick<NetlinkSocket, "transact" | "appl
 function collect(exchange: Exchange, bytes: Uint8Array, seq: number, request: Request): Uint8Array[] | undefined {
   const payloads: Uint8Array[] = [];
   let interrupted = false;
-  exchange.send(clearAck(bytes));
+  exchange.send(bytes);
   for (;;) {
     for (const message of parseMessages(exchange.receive())) {
       if (message.seq !== seq) continue;
@@ -190,20 +212,15 @@ function collect(exchange: Exchange, bytes: Uint8Array, seq: number, request: Re
   }
 }
 
-/** A dump ends with NLMSG_DONE; an acknowledgement besides would be left in the socket. */
-function clearAck(bytes: Uint8Array): Uint8Array {
-  const flags = ((bytes[6] ?? 0) | NLM_F_REQUEST) & ~NLM_F_ACK;
-  bytes[6] = flags;
-  return bytes;
-}
-
 function outcomeOf(message: Message, request: Request, replies: readonly Uint8Array[]): Outcome {
   const errno = -readS32(message.payload, 0);
   if (errno === 0) return { ok: true, replies };
   let extack = "";
   let offset: number | undefined;
-  // struct nlmsgerr: error, then the header of the request (NETLINK_CAP_ACK cuts the rest), then attributes.
-  eachAttribute(message.payload, 20, (type, value) => {
+  // struct nlmsgerr: the error, the request (only its header when CAPPED), then attributes.
+  const requestBytes = (message.flags & NLM_F_CAPPED) !== 0 ? NLMSG_HDRLEN : readU32(message.payload, 4);
+  const attributes = (message.flags & NLM_F_ACK_TLVS) !== 0 ? 4 + ((requestBytes + 3) & ~3) : message.payload.length;
+  eachAttribute(message.payload, attributes, (type, value) => {
     if (type === NLMSGERR_ATTR_MSG) extack = readString(value);
     else if (type === NLMSGERR_ATTR_OFFS) offset = readU32(value, 0);
   });

@@ -2,7 +2,7 @@
  * Builds netlink messages into one growing buffer. Integers are in host order, which is little-endian on every
  * target (x86-64, arm64); values that the kernel wants in network order come as bytes.
  */
-import { NLA_F_NESTED, NLM_F_ACK, NLM_F_REQUEST } from "../uapi/netlink.ts";
+import { NLA_F_NESTED, NLM_F_REQUEST } from "../uapi/netlink.ts";
 
 export class Writer {
   bytes = new Uint8Array(2048);
@@ -100,7 +100,7 @@ export class Writer {
     const at = this.length;
     this.u32(0);
     this.u16(type);
-    this.u16(flags | NLM_F_REQUEST | NLM_F_ACK);
+    this.u16(flags | NLM_F_REQUEST);
     this.u32(seq);
     this.u32(0);
     return at;
