@@ -1,0 +1,104 @@
+/** What the agent needs of the cloud, and no more. Every call may throw {@link CloudError}. */
+import type { CloudErrorClass } from "./classify.ts";
+
+export interface CloudEni {
+  readonly id: string;
+  readonly mac: string;
+  readonly status: "Available" | "Attaching" | "InUse" | "Detaching" | "Deleting" | string;
+  readonly type: string;
+  readonly vswitchId: string;
+  readonly instanceId: string | undefined;
+  readonly primary4: string;
+  /** All IPv4 addresses, the primary one included. */
+  readonly ips4: readonly string[];
+  readonly ips6: readonly string[];
+  readonly securityGroups: readonly string[];
+  readonly tags: Readonly<Record<string, string>>;
+}
+
+export interface CloudVSwitch {
+  readonly id: string;
+  readonly zone: string;
+  readonly cidr4: string;
+  readonly cidr6: string | undefined;
+  /** A snapshot: under contention the error of an assignment is the truth. */
+  readonly available: number;
+  readonly routeTableId: string | undefined;
+}
+
+export interface InstanceLimits {
+  /** Primary ENI included. */
+  readonly enis: number;
+  /** Per ENI, its primary address included. */
+  readonly ipv4PerEni: number;
+  readonly ipv6PerEni: number;
+}
+
+export interface CloudRoute {
+  readonly id: string;
+  readonly destination: string;
+  readonly status: string;
+  readonly nextHopIds: readonly string[];
+}
+
+export interface CreateEniRequest {
+  readonly vswitchId: string;
+  readonly securityGroups: readonly string[];
+  /** Secondary addresses: the primary one comes besides. */
+  readonly count4: number;
+  readonly count6: number;
+  readonly tags: Readonly<Record<string, string>>;
+  readonly name: string;
+  /** Written down before the call, so that a repetition after a crash finds what the first one made. */
+  readonly clientToken: string;
+}
+
+export interface CloudApi {
+  describeInstanceEnis(instanceId: string): Promise<CloudEni[]>;
+  describeEni(id: string): Promise<CloudEni | undefined>;
+  findEnisByTags(tags: Readonly<Record<string, string>>): Promise<CloudEni[]>;
+  createEni(request: CreateEniRequest): Promise<CloudEni>;
+  attachEni(eniId: string, instanceId: string): Promise<void>;
+  detachEni(eniId: string, instanceId: string): Promise<void>;
+  deleteEni(eniId: string): Promise<void>;
+  assign(eniId: string, count: number, clientToken: string): Promise<string[]>;
+  unassign(eniId: string, addresses: readonly string[]): Promise<void>;
+  assign6(eniId: string, count: number, clientToken: string): Promise<string[]>;
+  unassign6(eniId: string, addresses: readonly string[]): Promise<void>;
+  describeVSwitches(ids: readonly string[]): Promise<CloudVSwitch[]>;
+  instanceLimits(instanceType: string): Promise<InstanceLimits>;
+  listRoutes(routeTableId: string): Promise<CloudRoute[]>;
+  createRoute(routeTableId: string, destination: string, instanceId: string, clientToken: string): Promise<void>;
+}
+
+/** A refused or broken call. Decide by `class`. */
+export class CloudError extends Error {
+  readonly action: string;
+  readonly code: string;
+  readonly class: CloudErrorClass;
+  readonly requestId: string;
+  readonly retryAfterMs: number | undefined;
+
+  constructor(
+    fields: {
+      action: string;
+      code: string;
+      class: CloudErrorClass;
+      requestId: string;
+      message: string;
+      retryAfterMs: number | undefined;
+    },
+    cause?: unknown,
+  ) {
+    super(
+      `${fields.action}: ${fields.code}: ${fields.message}${fields.requestId ? ` (request ${fields.requestId})` : ""}`,
+      { cause },
+    );
+    this.name = "CloudError";
+    this.action = fields.action;
+    this.code = fields.code;
+    this.class = fields.class;
+    this.requestId = fields.requestId;
+    this.retryAfterMs = fields.retryAfterMs;
+  }
+}
