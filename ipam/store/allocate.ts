@@ -1,33 +1,47 @@
-/** Handing out an address of the ENI pool. */
-import type { SqlHandle, SqlRow } from "../../shared/sys/sql.ts";
+/** Handing out addresses of the ENI pool. */
+import type { SqlHandle, SqlRow, SqlValue } from "../../shared/sys/sql.ts";
+import { countsOf, type PoolCounts } from "./counts.ts";
+import { conditionOf, type EniConstraint } from "./eni-constraint.ts";
 import { type AttachmentKey, keyParams } from "./key.ts";
+import { reservedFor } from "./reservations.ts";
+import { textOf } from "./row.ts";
+
+export { type PoolCounts, poolCounts } from "./counts.ts";
+export type { EniConstraint } from "./eni-constraint.ts";
 
 export interface Leased {
   readonly address: string;
   readonly family: 4 | 6;
+  /** undefined: an address of a local range. */
   readonly eniId: string | undefined;
-}
-
-export interface PoolCounts {
-  readonly idle: number;
-  readonly cooling: number;
-  readonly allocated: number;
-  readonly reserved: number;
-  /** Until the first cooling address is free; undefined when none cools. */
-  readonly nextFreeInMs: number | undefined;
 }
 
 export type Allocation =
   | { readonly kind: "assigned" | "already-held"; readonly leases: readonly Leased[] }
-  | { readonly kind: "pool-empty"; readonly counts: PoolCounts }
-  /** A requested address is not ours, or somebody else's. */
+  | {
+      readonly kind: "pool-empty";
+      /** Of the family that is short. */
+      readonly counts: PoolCounts;
+      /** Of every wanted family. */
+      readonly perFamily: readonly PoolCounts[];
+    }
+  /** A requested or reserved address is not ours, or somebody else's. */
   | { readonly kind: "unavailable"; readonly address: string; readonly why: string };
 
+export interface PodName {
+  readonly namespace: string;
+  readonly name: string;
+}
+
 export interface EniWant {
+  /** One or both, in the order in which the leases are wanted. */
   readonly families: readonly (4 | 6)[];
-  /** Exactly these, canonical text. */
+  /** Exactly these, canonical text, at most one of a family. A family without one gets any of the same ENI. */
   readonly requested?: readonly string[];
-  readonly pod?: { readonly namespace: string; readonly name: string };
+  /** Whose reservations count. */
+  readonly pod?: PodName;
+  /** Which ENIs will do; absent means every shared one. */
+  readonly only?: EniConstraint;
 }
 
 /** The addresses that `key` holds now, in slot order. */
@@ -37,144 +51,129 @@ export function leasesOf(db: SqlHandle, key: AttachmentKey): Leased[] {
       "SELECT address, family, eni_id FROM address WHERE network = ? AND container_id = ? AND ifname = ? ORDER BY slot",
       keyParams(key),
     )
-    .map(leased);
+    .map(leasedFrom);
 }
 
-function leased(row: SqlRow): Leased {
-  return {
-    address: String(row.address),
-    family: row.family === 6 ? 6 : 4,
-    eniId: row.eni_id === null ? undefined : String(row.eni_id),
-  };
+export function leasedFrom(row: SqlRow): Leased {
+  return { address: String(row.address), family: row.family === 6 ? 6 : 4, eniId: textOf(row.eni_id) };
 }
 
 /**
- * Gives `key` one address of each wanted family, all of one ENI. Inside a transaction. The same key gets the same
- * addresses again.
+ * Gives `key` one address of each wanted family, all of one ENI: both or none. Inside a transaction. The same key gets
+ * the same addresses again. A pod with reservations gets exactly those.
  *
  * @param nowMs CLOCK_BOOTTIME.
  */
 export function allocateFromEnis(db: SqlHandle, key: AttachmentKey, want: EniWant, nowMs: number): Allocation {
   const held = leasesOf(db, key);
   if (held.length > 0) return { kind: "already-held", leases: held };
-  const reserved = want.pod ? reservedFor(db, want.pod) : [];
-  const exact = want.requested ?? (reserved.length > 0 ? reserved : undefined);
-  if (exact) return takeExactly(db, key, exact, reserved, nowMs);
-  const first = want.families[0] ?? 4;
-  const row = takeAny(db, key, first, want.families[1], nowMs);
-  if (row === undefined) return { kind: "pool-empty", counts: poolCounts(db, "eni", first, nowMs) };
-  const leases = [leased(row)];
-  const second = want.families[1];
-  if (second !== undefined) {
-    const other = takeOn(db, key, second, String(row.eni_id), nowMs);
-    // takeAny looked for an ENI with both, in this same transaction.
-    if (other === undefined)
-      throw new Error(`ENI ${row.eni_id} lost its free IPv${second} address inside a transaction`);
-    leases.push(leased(other));
-  }
-  return { kind: "assigned", leases };
+  const reserved = want.pod ? reservedFor(db, want.pod, "eni", key) : [];
+  const requested = want.requested ?? [];
+  const stray = reserved.length > 0 ? requested.find((address) => !reserved.includes(address)) : undefined;
+  if (stray !== undefined)
+    return { kind: "unavailable", address: stray, why: `its pod has ${reserved.join(" and ")} reserved` };
+  const exact = requested.length > 0 ? requested : reserved;
+  return exact.length > 0 ? takeExactly(db, key, want, exact, reserved, nowMs) : takeAny(db, key, want, nowMs);
 }
 
 const OWN = "state = 'allocated', network = ?, container_id = ?, ifname = ?, slot = ?, since_ms = ?";
 
-/** Of the ENI with the most (or fewest) allocated addresses, the one that has been free the longest. */
-function takeAny(
-  db: SqlHandle,
-  key: AttachmentKey,
-  family: 4 | 6,
-  also: 4 | 6 | undefined,
-  nowMs: number,
-): SqlRow | undefined {
-  const both =
-    also === undefined
-      ? ""
-      : `AND EXISTS (SELECT 1 FROM address b WHERE b.eni_id = a.eni_id AND b.family = ${also} AND b.state = 'idle' AND b.cool_until_ms <= ${nowMs})`;
-  const fewest = db.get("SELECT value FROM fact WHERE name = 'eni_pick'")?.value === "fewest";
-  return db.get(
+/** Of the ENI with the most (or, by the fact eni_pick, fewest) pods, the address that has been free the longest. */
+function takeAny(db: SqlHandle, key: AttachmentKey, want: EniWant, nowMs: number): Allocation {
+  const [family = 4, also] = want.families;
+  const eni = conditionOf(want.only);
+  const idle = "a.state = 'idle' AND a.cool_until_ms <= ?";
+  const hasIdle = `EXISTS (SELECT 1 FROM address a WHERE a.pool = 'eni' AND a.eni_id = e.id AND a.family = ? AND ${idle})`;
+  const hasBoth: readonly SqlValue[] = also === undefined ? [] : [also, nowMs];
+  const row = db.get(
     `UPDATE address SET ${OWN} WHERE pool = 'eni' AND address = (
-       SELECT a.address FROM address a JOIN eni e ON e.id = a.eni_id
-        WHERE a.pool = 'eni' AND a.family = ? AND a.state = 'idle' AND a.cool_until_ms <= ? AND e.state = 'ready' AND e.kind = 'shared' ${both}
-        ORDER BY (SELECT count(*) FROM address u WHERE u.eni_id = a.eni_id AND u.state = 'allocated') ${fewest ? "ASC" : "DESC"},
-                 a.cool_until_ms, a.address LIMIT 1)
+       SELECT a.address FROM address a WHERE a.pool = 'eni' AND a.eni_id = (
+         SELECT e.id FROM eni e WHERE e.state = 'ready' AND ${eni.sql} AND ${hasIdle} ${also === undefined ? "" : `AND ${hasIdle}`}
+          ORDER BY (SELECT count(*) FROM address u WHERE u.eni_id = e.id AND u.state = 'allocated')
+                   * coalesce((SELECT iif(value = 'fewest', 1, -1) FROM fact WHERE name = 'eni_pick'), -1), e.route_slot LIMIT 1)
+         AND a.family = ? AND ${idle} ORDER BY a.cool_until_ms, a.address LIMIT 1)
      RETURNING address, family, eni_id`,
-    [...keyParams(key), 0, nowMs, family, nowMs],
+    [...keyParams(key), 0, nowMs, ...eni.params, family, nowMs, ...hasBoth, family, nowMs],
+  );
+  if (row === undefined) return poolEmpty(db, want, nowMs);
+  const first = leasedFrom(row);
+  if (also === undefined) return { kind: "assigned", leases: [first] };
+  const other = idleOn(db, first.eniId, also, nowMs);
+  // The ENI was chosen for having both, in this same transaction.
+  if (other === undefined) throw new Error(`ENI ${first.eniId} lost its idle IPv${also} address inside a transaction`);
+  return { kind: "assigned", leases: [first, take(db, key, other, 1, nowMs)] };
+}
+
+function poolEmpty(db: SqlHandle, want: EniWant, nowMs: number): Allocation {
+  const perFamily = want.families.map((family) => countsOf(db, "eni", family, nowMs, want.only));
+  const counts = perFamily.reduce((least, c) => (c.idle < least.idle ? c : least));
+  return { kind: "pool-empty", counts, perFamily };
+}
+
+function idleOn(db: SqlHandle, eniId: string | undefined, family: 4 | 6, nowMs: number): string | undefined {
+  return textOf(
+    db.get(
+      `SELECT address FROM address WHERE pool = 'eni' AND eni_id = ? AND family = ? AND state = 'idle' AND cool_until_ms <= ?
+        ORDER BY cool_until_ms, address LIMIT 1`,
+      [eniId ?? null, family, nowMs],
+    )?.address,
   );
 }
 
-function takeOn(db: SqlHandle, key: AttachmentKey, family: 4 | 6, eniId: string, nowMs: number): SqlRow | undefined {
-  return db.get(
-    `UPDATE address SET ${OWN} WHERE pool = 'eni' AND address = (
-       SELECT address FROM address WHERE eni_id = ? AND family = ? AND state = 'idle' AND cool_until_ms <= ?
-        ORDER BY cool_until_ms, address LIMIT 1)
-     RETURNING address, family, eni_id`,
-    [...keyParams(key), 1, nowMs, eniId, family, nowMs],
-  );
+function take(db: SqlHandle, key: AttachmentKey, address: string, slot: number, nowMs: number): Leased {
+  const row = db.get(`UPDATE address SET ${OWN} WHERE pool = 'eni' AND address = ? RETURNING address, family, eni_id`, [
+    ...keyParams(key),
+    slot,
+    nowMs,
+    address,
+  ]);
+  if (row === undefined) throw new Error(`address ${address} vanished inside a transaction`);
+  return leasedFrom(row);
 }
 
-function reservedFor(db: SqlHandle, pod: { readonly namespace: string; readonly name: string }): string[] {
-  return db
-    .all("SELECT address FROM reservation WHERE pool = 'eni' AND pod_namespace = ? AND pod_name = ? ORDER BY address", [
-      pod.namespace,
-      pod.name,
-    ])
-    .map((row) => String(row.address));
-}
-
+/** All are looked at before the first is taken: a refusal leaves nothing taken. */
 function takeExactly(
   db: SqlHandle,
   key: AttachmentKey,
-  addresses: readonly string[],
+  want: EniWant,
+  exact: readonly string[],
   reserved: readonly string[],
   nowMs: number,
 ): Allocation {
-  // All are looked at before the first is taken: a refusal must leave nothing taken.
-  for (const address of addresses) {
+  const eni = conditionOf(want.only);
+  let eniId: string | undefined;
+  const missing = new Set(want.families);
+  for (const address of exact) {
     const row = db.get(
-      "SELECT a.*, e.state AS eni_state FROM address a LEFT JOIN eni e ON e.id = a.eni_id WHERE a.pool = 'eni' AND a.address = ?",
-      [address],
+      `SELECT a.*, e.state AS eni_state, e.kind, (${eni.sql}) AS fits
+         FROM address a LEFT JOIN eni e ON e.id = a.eni_id WHERE a.pool = 'eni' AND a.address = ?`,
+      [...eni.params, address],
     );
     const why = refusalOf(row, reserved.includes(address), nowMs);
     if (why !== undefined) return { kind: "unavailable", address, why };
+    if (eniId !== undefined && row?.eni_id !== eniId)
+      return { kind: "unavailable", address, why: `it is of ENI ${row?.eni_id}, ${exact[0]} is of ENI ${eniId}` };
+    eniId = textOf(row?.eni_id);
+    missing.delete(row?.family === 6 ? 6 : 4);
   }
-  const leases = addresses.map((address, slot) =>
-    leased(
-      db.get(`UPDATE address SET ${OWN} WHERE pool = 'eni' AND address = ? RETURNING address, family, eni_id`, [
-        ...keyParams(key),
-        slot,
-        nowMs,
-        address,
-      ]) ?? {},
-    ),
-  );
-  return { kind: "assigned", leases };
+  const addresses = [...exact];
+  for (const family of missing) {
+    const other = idleOn(db, eniId, family, nowMs);
+    if (other === undefined) return poolEmpty(db, { ...want, only: { ...want.only, eniIds: [eniId ?? ""] } }, nowMs);
+    addresses.push(other);
+  }
+  return { kind: "assigned", leases: addresses.map((address, slot) => take(db, key, address, slot, nowMs)) };
 }
 
 function refusalOf(row: SqlRow | undefined, mine: boolean, nowMs: number): string | undefined {
   if (row === undefined) return "it is not an address of this node's ENIs";
+  if (row.state === "allocated")
+    return `container ${row.container_id} of network ${row.network} has it as ${row.ifname}`;
   if (row.eni_state !== "ready") return `its ENI ${row.eni_id} is ${row.eni_state ?? "gone"}`;
-  if (row.state === "allocated") return `container ${row.container_id} of network ${row.network} has it`;
+  if (row.fits !== 1) return `its ENI ${row.eni_id} (${row.kind}) is not one that will do here`;
   if (row.state === "reserved" && !mine) return "it is reserved for another pod";
   if (row.state === "releasing") return "it is being given back to the vSwitch";
   if (!mine && Number(row.cool_until_ms) > nowMs)
     return `it cools down for another ${Math.ceil((Number(row.cool_until_ms) - nowMs) / 1000)} s`;
   return undefined;
-}
-
-export function poolCounts(db: SqlHandle, pool: string, family: 4 | 6, nowMs: number): PoolCounts {
-  const row = db.get(
-    `SELECT count(*) FILTER (WHERE a.state = 'idle' AND a.cool_until_ms <= ?1 AND (e.state IS NULL OR e.state = 'ready')) AS idle,
-            count(*) FILTER (WHERE a.state = 'idle' AND a.cool_until_ms > ?1) AS cooling,
-            count(*) FILTER (WHERE a.state = 'allocated') AS allocated, count(*) FILTER (WHERE a.state = 'reserved') AS reserved,
-            min(a.cool_until_ms) FILTER (WHERE a.state = 'idle' AND a.cool_until_ms > ?1) AS next
-       FROM address a LEFT JOIN eni e ON e.id = a.eni_id
-      WHERE a.pool = ?2 AND a.family = ?3`,
-    [nowMs, pool, family],
-  );
-  return {
-    idle: Number(row?.idle ?? 0),
-    cooling: Number(row?.cooling ?? 0),
-    allocated: Number(row?.allocated ?? 0),
-    reserved: Number(row?.reserved ?? 0),
-    nextFreeInMs: row?.next === null || row?.next === undefined ? undefined : Number(row.next) - nowMs,
-  };
 }

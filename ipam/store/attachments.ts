@@ -1,7 +1,8 @@
 /** Attachments: which interface of which container exists, what was built for it, and giving its addresses back. */
 import type { SqlHandle, SqlRow } from "../../shared/sys/sql.ts";
-import { type Leased, leasesOf } from "./allocate.ts";
+import { type Leased, leasedFrom } from "./allocate.ts";
 import { type AttachmentKey, keyParams } from "./key.ts";
+import { numberOf as number, textOf as text } from "./row.ts";
 
 export interface Attachment extends AttachmentKey {
   readonly netns: string;
@@ -20,14 +21,6 @@ export interface Attachment extends AttachmentKey {
   readonly state: "building" | "ready";
   readonly createdMs: number;
   readonly at: number;
-}
-
-function text(value: unknown): string | undefined {
-  return value === null || value === undefined ? undefined : String(value);
-}
-
-function number(value: unknown): number | undefined {
-  return value === null || value === undefined ? undefined : Number(value);
 }
 
 function fromRow(row: SqlRow): Attachment {
@@ -65,25 +58,39 @@ export function listAttachments(db: SqlHandle, network?: string): Attachment[] {
   return rows.map(fromRow);
 }
 
-/** Writes or overwrites the attachment's row. Inside a transaction. */
+/**
+ * Writes or overwrites the attachment's row. Inside a transaction.
+ *
+ * @throws {SqlError} SQLITE_CONSTRAINT when another attachment has this host interface name.
+ */
 export function putAttachment(db: SqlHandle, a: Attachment): void {
-  db.run("INSERT OR REPLACE INTO attachment VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)", [
-    ...keyParams(a),
-    a.netns,
-    a.netnsDev ?? null,
-    a.netnsIno ?? null,
-    a.podNamespace ?? null,
-    a.podName ?? null,
-    a.podUid ?? null,
-    a.plugin,
-    a.mode,
-    a.eniId ?? null,
-    a.hostIfname ?? null,
-    a.datapath ?? null,
-    a.state,
-    a.createdMs,
-    a.at,
-  ]);
+  db.run(
+    `INSERT INTO attachment(network, container_id, ifname, netns, netns_dev, netns_ino, pod_namespace, pod_name, pod_uid,
+                            plugin, mode, eni_id, host_ifname, datapath, state, created_ms, at)
+     VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
+     ON CONFLICT(network, container_id, ifname) DO UPDATE SET netns = excluded.netns, netns_dev = excluded.netns_dev,
+       netns_ino = excluded.netns_ino, pod_namespace = excluded.pod_namespace, pod_name = excluded.pod_name,
+       pod_uid = excluded.pod_uid, plugin = excluded.plugin, mode = excluded.mode, eni_id = excluded.eni_id,
+       host_ifname = excluded.host_ifname, datapath = excluded.datapath, state = excluded.state,
+       created_ms = excluded.created_ms, at = excluded.at`,
+    [
+      ...keyParams(a),
+      a.netns,
+      a.netnsDev ?? null,
+      a.netnsIno ?? null,
+      a.podNamespace ?? null,
+      a.podName ?? null,
+      a.podUid ?? null,
+      a.plugin,
+      a.mode,
+      a.eniId ?? null,
+      a.hostIfname ?? null,
+      a.datapath ?? null,
+      a.state,
+      a.createdMs,
+      a.at,
+    ],
+  );
 }
 
 export function markReady(db: SqlHandle, key: AttachmentKey): void {
@@ -111,26 +118,28 @@ export function hostIfnameTaken(db: SqlHandle, name: string, key: AttachmentKey)
 }
 
 /**
- * Gives back what `key` holds and forgets the attachment. Inside a transaction; the unknown is success.
+ * Gives back what `key` holds and forgets the attachment. Inside a transaction; the unknown is success. An address that
+ * is reserved goes back to its reservation, every other one cools down.
  *
- * @returns The addresses that came free.
+ * @returns The addresses that came free, IPv4 first.
  */
 export function releaseAttachment(db: SqlHandle, key: AttachmentKey, nowMs: number, cooldownMs: number): Leased[] {
-  const freed = leasesOf(db, key);
-  if (freed.length > 0) {
+  const rows = db.all(
+    `UPDATE address SET network = NULL, container_id = NULL, ifname = NULL, slot = NULL, since_ms = ?, cool_until_ms = ?,
+       state = iif(EXISTS (SELECT 1 FROM reservation r WHERE r.pool = address.pool AND r.address = address.address), 'reserved', 'idle')
+     WHERE network = ? AND container_id = ? AND ifname = ? RETURNING pool, address, family, eni_id`,
+    [nowMs, nowMs + cooldownMs, ...keyParams(key)],
+  );
+  const local = rows.find((row) => row.pool !== "eni");
+  // A local range has rows only for what is taken or cools down.
+  if (local)
     db.run(
-      `UPDATE address SET network = NULL, container_id = NULL, ifname = NULL, slot = NULL, since_ms = ?1, cool_until_ms = ?2,
-         state = CASE WHEN EXISTS (SELECT 1 FROM reservation r WHERE r.pool = address.pool AND r.address = address.address)
-                 THEN 'reserved' ELSE 'idle' END
-       WHERE network = ?3 AND container_id = ?4 AND ifname = ?5`,
-      [nowMs, nowMs + cooldownMs, ...keyParams(key)],
+      "DELETE FROM address WHERE pool = ? AND eni_id IS NULL AND family IN (4, 6) AND state = 'idle' AND cool_until_ms <= ?",
+      [local.pool ?? null, nowMs],
     );
-    // A local range has rows only for what is taken or cools down.
-    db.run("DELETE FROM address WHERE pool <> 'eni' AND state = 'idle' AND cool_until_ms <= ?", [nowMs]);
-  }
   db.run("DELETE FROM attachment WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key));
   db.run("DELETE FROM demand WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key));
-  return freed;
+  return rows.map(leasedFrom).sort((a, b) => a.family - b.family);
 }
 
 /** Keys that hold addresses without an attachment row: IPAM alone, under another CNI. */

@@ -28,15 +28,19 @@ export function ensureBallast(sys: Sys, storePath: string): void {
   }
 }
 
+const SQLITE_IOERR = 10; // the wal-index could not grow
+const SQLITE_FULL = 13;
+const SQLITE_CANTOPEN = 14; // the WAL could not be made
+
 function isFull(error: unknown): boolean {
-  return (
-    (error instanceof SqlError &&
-      (error.primary === 13 /* SQLITE_FULL */ || error.primary === 10)) /* SQLITE_IOERR */ ||
-    isErrno(error, "ENOSPC")
-  );
+  if (error instanceof SqlError) return [SQLITE_IOERR, SQLITE_FULL, SQLITE_CANTOPEN].includes(error.primary);
+  return isErrno(error, "ENOSPC", "EDQUOT");
 }
 
-/** Runs `work`; on a full disk gives up the ballast and runs it once more. */
+/**
+ * Runs `work`; on a full disk gives up the ballast and runs it once more. For what must not fail: DEL, GC. `openStore`
+ * puts the ballast back when there is room.
+ */
 export function withBallast<T>(sys: Sys, storePath: string, work: () => T): T {
   try {
     return work();

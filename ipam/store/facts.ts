@@ -44,6 +44,9 @@ export function setFacts(db: SqlHandle, facts: Partial<NodeFacts>): void {
   const known = getFacts(db);
   for (const [name, value] of Object.entries(facts)) {
     if (known[name as FactName] === value) continue;
-    db.run("INSERT INTO fact VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value", [name, value]);
+    db.run("INSERT INTO fact(name, value) VALUES(?, ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value", [
+      name,
+      value,
+    ]);
   }
 }

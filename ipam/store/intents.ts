@@ -3,7 +3,8 @@
  * finds the intent, repeats the call with the same ClientToken or looks what became of it, and nothing is leaked.
  */
 import type { SqlHandle } from "../../shared/sys/sql.ts";
-import { inDurableTransaction } from "./transaction.ts";
+import { textOf } from "./row.ts";
+import { inDurableTransaction, type StoreHandle } from "./transaction.ts";
 
 export type IntentKind =
   | "create-eni"
@@ -12,7 +13,8 @@ export type IntentKind =
   | "delete-eni"
   | "assign"
   | "unassign"
-  | "create-route";
+  | "create-route"
+  | "delete-route";
 
 export interface Intent {
   readonly id: string;
@@ -26,18 +28,22 @@ export interface Intent {
   readonly sinceMs: number;
 }
 
-export function putIntent(db: SqlHandle, intent: Intent, at: number): void {
+/** Writes or overwrites it, on the disk when this returns. Not inside a transaction. */
+export function putIntent(db: StoreHandle, intent: Intent, at: number): void {
   inDurableTransaction(db, () =>
-    db.run("INSERT OR REPLACE INTO intent VALUES(?,?,?,?,?,?,?,?)", [
-      intent.id,
-      intent.kind,
-      intent.eniId ?? null,
-      intent.clientToken ?? null,
-      intent.payload,
-      intent.step,
-      intent.sinceMs,
-      at,
-    ]),
+    db.run(
+      `INSERT OR REPLACE INTO intent(id, kind, eni_id, client_token, payload, step, since_ms, at) VALUES(?,?,?,?,?,?,?,?)`,
+      [
+        intent.id,
+        intent.kind,
+        intent.eniId ?? null,
+        intent.clientToken ?? null,
+        intent.payload,
+        intent.step,
+        intent.sinceMs,
+        at,
+      ],
+    ),
   );
 }
 
@@ -50,8 +56,8 @@ export function listIntents(db: SqlHandle): Intent[] {
   return db.all("SELECT * FROM intent ORDER BY since_ms, id").map((row) => ({
     id: String(row.id),
     kind: String(row.kind) as IntentKind,
-    eniId: row.eni_id === null ? undefined : String(row.eni_id),
-    clientToken: row.client_token === null ? undefined : String(row.client_token),
+    eniId: textOf(row.eni_id),
+    clientToken: textOf(row.client_token),
     payload: String(row.payload),
     step: String(row.step),
     sinceMs: Number(row.since_ms),

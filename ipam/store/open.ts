@@ -1,70 +1,79 @@
 /** Opening the store: creation, migration, reboot, and what to do with a damaged file. */
-import { CLOCK_BOOTTIME, CLOCK_REALTIME, LOCK_EX, O_CREAT, O_RDWR } from "../../shared/sys/linux.ts";
-import { SqlError, type SqlHandle, type SqlOpen } from "../../shared/sys/sql.ts";
-import { decodeUtf8, isErrno, type Sys } from "../../shared/sys/sys.ts";
-import { ensureBallast } from "./ballast.ts";
+import { CLOCK_BOOTTIME, CLOCK_REALTIME } from "../../shared/sys/linux.ts";
+import { SqlError, type SqlHandle } from "../../shared/sys/sql.ts";
+import { decodeUtf8, type FileStat, isErrno, type Sys } from "../../shared/sys/sys.ts";
+import { ballastPath, ensureBallast, withBallast } from "./ballast.ts";
+import { createFile, LOCK_WAIT_MS, lockStore, WAL_WRITE_LOCK_OFFSET } from "./file.ts";
+import { compareSchema, migrate, schemaVersion } from "./migrate.ts";
 import { forgetBoot } from "./reboot.ts";
-import { salvage } from "./salvage.ts";
-import { MIGRATIONS } from "./schema.ts";
-import { inTransaction } from "./transaction.ts";
+import { finishReplacement, isDamage, replaceDamaged } from "./repair.ts";
+import { inTransaction, type StoreHandle } from "./transaction.ts";
+import { type Store, type StoreDeps, StoreError, StoreReplacedError } from "./types.ts";
+
+export { isDamage } from "./repair.ts";
+export { type Store, type StoreDeps, StoreError, StoreReplacedError } from "./types.ts";
 
 export const DEFAULT_STORE = "/var/lib/terway/ipam.db";
 
-export interface Store {
-  readonly db: SqlHandle;
-  readonly path: string;
-  readonly bootId: string;
-  /** Said loudly by whoever opened it: what was damaged and what became of it. */
-  readonly notice: string | undefined;
+export interface OpenOptions {
+  /** Do not create a store where there is none (for those who only look). */
+  readonly mustExist?: boolean;
+  /** For DEL: on a full disk give up the ballast already for opening. */
+  readonly spendBallast?: boolean;
 }
 
-export interface StoreDeps {
-  readonly sys: Sys;
-  readonly openSql: SqlOpen;
-}
-
-/** The store cannot be used. The message names the file, the cause and the remedy. */
-export class StoreError extends Error {
-  constructor(message: string, cause?: unknown) {
-    super(message, { cause });
-    this.name = "StoreError";
-  }
-}
-
-const SQLITE_CORRUPT = 11;
-const SQLITE_NOTADB = 26;
-
-/** SQLite found the file damaged. */
-export function isDamage(error: unknown): boolean {
-  return error instanceof SqlError && (error.primary === SQLITE_CORRUPT || error.primary === SQLITE_NOTADB);
-}
+const SQLITE_BUSY = 5;
 
 /** The boot id tells this boot of the kernel from every other. */
 export function readBootId(sys: Sys): string {
   return decodeUtf8(sys.readFile("/proc/sys/kernel/random/boot_id", 100)).trim();
 }
 
+/** Milliseconds of CLOCK_BOOTTIME: what every deadline and cool-down in the store counts. */
 export function storeNow(sys: Sys): number {
   return sys.clock(CLOCK_BOOTTIME);
 }
 
+/** Milliseconds since 1970, for columns that people read. */
 export function wallClock(sys: Sys): number {
   return Math.round(sys.clock(CLOCK_REALTIME));
 }
 
 /**
- * Opens the store, creating it if there is none.
+ * Opens the store, creating it if there is none. A damaged one is replaced, which the store's `notice` says.
  *
- * @throws {StoreError} When it cannot be opened, or was written by a newer program.
+ * @throws {StoreError} When it cannot be opened, or a newer program has changed it beyond our understanding.
  */
-export function openStore(deps: StoreDeps, path: string): Store {
+export function openStore(deps: StoreDeps, path: string, options: OpenOptions = {}): Store {
+  const open = () => openExisting(deps, path) ?? openMissing(deps, path, options);
   try {
-    return openOnce(deps, path, undefined);
+    const store = options.spendBallast ? withBallast(deps.sys, path, open) : open();
+    // Spent by a DEL on a full disk; whoever comes when there is room puts it back.
+    if (!options.spendBallast) ensureBallast(deps.sys, path);
+    return store;
   } catch (error) {
     if (!isDamage(error)) throw asStoreError(error, path);
   }
+  return repairStore(deps, path);
+}
+
+/**
+ * Replaces the store after {@link isDamage} said so of an error in use. Close the old handle first, then go on with the
+ * one returned. If another process was faster, it is simply the new store.
+ *
+ * @throws {StoreError}
+ */
+export function repairStore(deps: StoreDeps, path: string): Store {
   try {
-    return replaceDamaged(deps, path);
+    const lock = lockStore(deps.sys, path, "alone");
+    try {
+      const notice = withBallast(deps.sys, path, () => replaceDamaged(deps, path, wallClock(deps.sys)));
+      const store = openHere(deps, path);
+      if (store === undefined) throw new StoreError(`the store ${path} vanished while it was repaired: try again`);
+      return { ...store, notice };
+    } finally {
+      if (lock !== undefined) deps.sys.close(lock);
+    }
   } catch (error) {
     throw asStoreError(error, path);
   }
@@ -72,6 +81,7 @@ export function openStore(deps: StoreDeps, path: string): Store {
 
 function asStoreError(error: unknown, path: string): unknown {
   if (error instanceof StoreError) return error;
+  if (error instanceof SqlError && error.primary === SQLITE_BUSY) return error;
   if (error instanceof SqlError || isErrno(error, "EACCES", "EROFS", "ENOSPC", "ENOENT", "ENOTDIR", "EISDIR", "EIO")) {
     return new StoreError(
       `the store ${path} cannot be used: ${(error as Error).message}; check the folder's rights and room`,
@@ -81,88 +91,76 @@ function asStoreError(error: unknown, path: string): unknown {
   return error;
 }
 
-function openOnce(deps: StoreDeps, path: string, notice: string | undefined): Store {
-  const { sys, openSql } = deps;
-  let db: SqlHandle;
+/** undefined when it must be created or migrated first. */
+function openExisting(deps: StoreDeps, path: string): Store | undefined {
+  const lock = lockStore(deps.sys, path, "shared");
   try {
-    db = openSql(path);
-  } catch (error) {
-    if (!(error instanceof SqlError) || error.primary !== 14 /* SQLITE_CANTOPEN */) throw error;
-    makeFolder(sys, path);
-    db = openSql(path);
+    return openHere(deps, path);
+  } finally {
+    if (lock !== undefined) deps.sys.close(lock);
   }
+}
+
+function openMissing(deps: StoreDeps, path: string, options: OpenOptions): Store {
+  const { sys } = deps;
+  if (options.mustExist && sys.stat(path) === undefined)
+    throw new StoreError(`there is no store ${path}: the first plugin or terway-agent that runs here creates it`);
+  const lock = lockStore(sys, path, "alone");
   try {
-    migrate(deps, db, path);
+    finishReplacement(sys, path, wallClock(sys));
+    createFile(sys, path);
+    const db = deps.openSql(path);
+    let lost = false;
+    try {
+      // The ballast was made with the first store.
+      lost = schemaVersion(db) === 0 && sys.stat(ballastPath(path)) !== undefined;
+      migrate(db);
+    } finally {
+      db.close();
+    }
+    const store = openHere(deps, path);
+    if (store === undefined) throw new StoreError(`the store ${path} was removed while it was created: try again`);
+    return lost ? { ...store, notice: `the store ${path} was missing or empty, but there was one before: new` } : store;
+  } finally {
+    if (lock !== undefined) sys.close(lock);
+  }
+}
+
+/** The caller holds the store's lock. undefined when there is no store of this program's schema. */
+function openHere(deps: StoreDeps, path: string): Store | undefined {
+  const { sys, openSql } = deps;
+  const file = sys.stat(path);
+  if (file === undefined) return undefined;
+  const handle = openSql(path);
+  try {
+    if (compareSchema(handle, path) === "older") {
+      handle.close();
+      return undefined;
+    }
+    const db = withGuard(sys, handle, path, file);
     const bootId = readBootId(sys);
     const known = db.get("SELECT value FROM fact WHERE name = 'boot_id'")?.value;
     if (known !== bootId) inTransaction(db, () => forgetBoot(db, bootId));
-    return { db, path, bootId, notice };
+    return { db, path, bootId, notice: undefined };
   } catch (error) {
-    db.close();
+    handle.close();
     throw error;
   }
 }
 
-function version(db: SqlHandle): number {
-  return Number(db.get("PRAGMA user_version")?.user_version ?? 0);
-}
-
-function migrate(deps: StoreDeps, db: SqlHandle, path: string): void {
-  const found = version(db);
-  if (found === MIGRATIONS.length) return;
-  if (found > MIGRATIONS.length) {
-    throw new StoreError(
-      `the store ${path} has schema ${found}, this program knows ${MIGRATIONS.length}: upgrade the plugins, or move the store away`,
-    );
-  }
-  db.exec("PRAGMA journal_mode=WAL");
-  inTransaction(db, () => {
-    // Another process may have done it between the look and the lock.
-    for (let at = version(db); at < MIGRATIONS.length; at++) db.exec(MIGRATIONS[at] ?? "");
-    db.exec(`PRAGMA user_version=${MIGRATIONS.length}`);
-  });
-  ensureBallast(deps.sys, path);
-}
-
-function makeFolder(sys: Sys, path: string): void {
-  const parts = path.split("/").slice(1, -1);
-  let folder = "";
-  for (const part of parts) {
-    folder += `/${part}`;
-    try {
-      sys.mkdir(folder, 0o755);
-    } catch (error) {
-      if (!isErrno(error, "EEXIST")) throw error;
-    }
-  }
-}
-
-/**
- * Sets a damaged file aside under a name with the time, and starts a new one with what can still be read of it.
- * One process does it; the others wait for the lock and then find the new file in order.
- */
-function replaceDamaged(deps: StoreDeps, path: string): Store {
-  const { sys } = deps;
-  const lock = sys.open(`${path}.lock`, O_RDWR | O_CREAT, 0o600);
-  try {
-    sys.flock(lock, LOCK_EX);
-    try {
-      return openOnce(deps, path, undefined);
-    } catch (error) {
-      if (!isDamage(error)) throw error;
-    }
-    const aside = `${path}.corrupt-${wallClock(sys)}`;
-    for (const suffix of ["", "-wal", "-shm"]) {
-      try {
-        sys.rename(path + suffix, aside + suffix);
-      } catch (error) {
-        if (!isErrno(error, "ENOENT")) throw error;
-      }
-    }
-    const store = openOnce(deps, path, undefined);
-    const saved = salvage(deps, aside, store.db);
-    return { ...store, notice: `the store ${path} was damaged: set aside as ${aside}, ${saved}` };
-  } finally {
-    sys.close(lock);
-  }
+function withGuard(sys: Sys, handle: SqlHandle, path: string, file: FileStat): StoreHandle {
+  return {
+    ...handle,
+    guard: {
+      checkFile() {
+        const now = sys.stat(path);
+        if (now === undefined || now.ino !== file.ino || now.dev !== file.dev) throw new StoreReplacedError(path);
+      },
+      explainBusy(error) {
+        const pid = sys.lockHolder(`${path}-shm`, WAL_WRITE_LOCK_OFFSET);
+        const who = pid > 0 ? `process ${pid}` : "another process";
+        return new SqlError(error.code, `the store ${path} is locked by ${who} for more than ${LOCK_WAIT_MS / 1000} s`);
+      },
+    },
+  };
 }

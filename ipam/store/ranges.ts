@@ -3,9 +3,11 @@
  * so that a container that restarts in a loop does not get the same address again.
  */
 import { addToIp, compareIp, distanceIp, formatIp, type Ip, parseIp } from "../../shared/net/ip.ts";
-import type { SqlHandle } from "../../shared/sys/sql.ts";
-import { type Allocation, type Leased, leasesOf } from "./allocate.ts";
+import type { SqlHandle, SqlRow } from "../../shared/sys/sql.ts";
+import { type Allocation, type Leased, leasesOf, type PodName } from "./allocate.ts";
+import { type PoolCounts, poolCounts } from "./counts.ts";
 import { type AttachmentKey, keyParams } from "./key.ts";
+import { reservedFor } from "./reservations.ts";
 
 /** From `first` to `last`, both included; `excluded` (the gateway) is never given. */
 export interface AddressRange {
@@ -17,28 +19,31 @@ export interface AddressRange {
 /** Ranges that count as one: a container gets one address of the set. */
 export type RangeSet = readonly AddressRange[];
 
-/** A freed address may be used again before its cool-down has passed, but not sooner than this, if nothing else is left. */
+/**
+ * A freed address may be used again before its cool-down has passed, but not sooner than this, if nothing else is left:
+ * a small range would otherwise refuse pods that restart.
+ */
 const SHORTEST_COOL_DOWN_MS = 1000;
 
 export function localPool(network: string): string {
   return `local:${network}`;
 }
 
+function isWithin(range: AddressRange, ip: Ip): boolean {
+  return range.first.family === ip.family && compareIp(ip, range.first) >= 0 && compareIp(ip, range.last) <= 0;
+}
+
 function inSet(set: RangeSet, ip: Ip): boolean {
-  return set.some(
-    (r) =>
-      r.first.family === ip.family &&
-      compareIp(ip, r.first) >= 0 &&
-      compareIp(ip, r.last) <= 0 &&
-      !(r.excluded && compareIp(ip, r.excluded) === 0),
-  );
+  return set.some((r) => isWithin(r, ip) && !(r.excluded && compareIp(ip, r.excluded) === 0));
 }
 
 /**
- * Gives `key` one address of each set. Inside a transaction.
+ * Gives `key` one address of each set: all or none. Inside a transaction. The same key gets the same addresses again.
  *
- * @param requested Canonical addresses; each must lie in a set of its own.
- * @param cooldownMs For choosing among freed addresses when no other is left.
+ * @param requested Canonical addresses; each must lie in a set of its own. One that cools down is given too: who asks for
+ *   an address by name wants that one.
+ * @param cooldownMs The cool-down now in force; see SHORTEST_COOL_DOWN_MS.
+ * @param pod Whose reservations in this pool count; it gets exactly those where there are any.
  */
 export function allocateFromRanges(
   db: SqlHandle,
@@ -47,23 +52,31 @@ export function allocateFromRanges(
   requested: readonly string[],
   nowMs: number,
   cooldownMs: number,
+  pod?: PodName,
 ): Allocation {
   const held = leasesOf(db, key);
   if (held.length > 0) return { kind: "already-held", leases: held };
   const pool = localPool(key.network);
+  const reserved = pod ? reservedFor(db, pod, pool, key) : [];
+  const stray = reserved.length > 0 ? requested.find((address) => !reserved.includes(address)) : undefined;
+  if (stray !== undefined)
+    return { kind: "unavailable", address: stray, why: `its pod has ${reserved.join(" and ")} reserved` };
   const wanted = new Map<number, Ip>();
-  for (const text of requested) {
+  for (const text of requested.length > 0 ? requested : reserved) {
     const ip = parseIp(text);
     const slot = sets.findIndex((set, i) => !wanted.has(i) && inSet(set, ip));
     if (slot < 0) return { kind: "unavailable", address: text, why: "it is in no range of this network" };
-    const why = takenBy(db, pool, text);
+    const why = takenBy(db, pool, text, reserved.includes(text));
     if (why !== undefined) return { kind: "unavailable", address: text, why };
     wanted.set(slot, ip);
   }
   const chosen: string[] = [];
   for (const [slot, set] of sets.entries()) {
-    const ip = wanted.get(slot) ?? nextFree(db, pool, slot, set, nowMs, cooldownMs);
-    if (ip === undefined) return { kind: "pool-empty", counts: rangeCounts(db, pool, set, nowMs) };
+    const ip = wanted.get(slot) ?? nextFree(db, pool, slot, set, chosen, nowMs, cooldownMs);
+    if (ip === undefined) {
+      const counts = rangeCounts(db, pool, set, nowMs);
+      return { kind: "pool-empty", counts, perFamily: [counts] };
+    }
     chosen.push(formatIp(ip));
   }
   const leases = chosen.map((address, slot): Leased => {
@@ -75,24 +88,24 @@ export function allocateFromRanges(
       [pool, address, family, ...keyParams(key), slot, nowMs],
     );
     if (!wanted.has(slot)) {
-      db.run("INSERT INTO range_cursor VALUES(?,?,?) ON CONFLICT(pool, slot) DO UPDATE SET last = excluded.last", [
-        pool,
-        slot,
-        address,
-      ]);
+      db.run(
+        "INSERT INTO range_cursor(pool, slot, last) VALUES(?,?,?) ON CONFLICT(pool, slot) DO UPDATE SET last = excluded.last",
+        [pool, slot, address],
+      );
     }
     return { address, family, eniId: undefined };
   });
   return { kind: "assigned", leases };
 }
 
-function takenBy(db: SqlHandle, pool: string, address: string): string | undefined {
+function takenBy(db: SqlHandle, pool: string, address: string, mine: boolean): string | undefined {
   const row = db.get("SELECT state, container_id, network FROM address WHERE pool = ? AND address = ?", [
     pool,
     address,
   ]);
   if (row === undefined || row.state === "idle") return undefined;
-  return row.state === "reserved" ? "it is reserved" : `container ${row.container_id} of network ${row.network} has it`;
+  if (row.state === "reserved") return mine ? undefined : "it is reserved for another pod";
+  return `container ${row.container_id} of network ${row.network} has it`;
 }
 
 /** Walks the set once, beginning behind the last address given. */
@@ -101,17 +114,14 @@ function nextFree(
   pool: string,
   slot: number,
   set: RangeSet,
+  /** Of the sets before, in case sets overlap. */
+  chosen: readonly string[],
   nowMs: number,
   cooldownMs: number,
 ): Ip | undefined {
   const last = db.get("SELECT last FROM range_cursor WHERE pool = ? AND slot = ?", [pool, slot])?.last;
   const start = last === undefined ? undefined : parseIp(String(last));
-  const at =
-    start === undefined
-      ? -1
-      : set.findIndex(
-          (r) => r.first.family === start.family && compareIp(start, r.first) >= 0 && compareIp(start, r.last) <= 0,
-        );
+  const at = start === undefined ? -1 : set.findIndex((r) => isWithin(r, start));
   const after = at < 0 || start === undefined ? undefined : addToIp(start, 1);
   // Behind the last one given, then the other ranges, then what comes before it.
   const parts: AddressRange[] = [];
@@ -125,18 +135,19 @@ function nextFree(
   const range = at < 0 ? undefined : set[at];
   if (range !== undefined && start !== undefined) parts.push({ ...range, last: start });
 
+  const freedBeforeMs = nowMs - Math.min(SHORTEST_COOL_DOWN_MS, cooldownMs);
   let fallback: { readonly ip: Ip; readonly coolUntilMs: number } | undefined;
   for (const part of parts) {
     // Only taken addresses have rows: one query for the part, then the first gap.
     const taken = takenIn(db, pool, part);
     for (let ip: Ip | undefined = part.first; ip !== undefined && compareIp(ip, part.last) <= 0; ip = addToIp(ip, 1)) {
       if (part.excluded && compareIp(ip, part.excluded) === 0) continue;
+      if (chosen.length > 0 && chosen.includes(formatIp(ip))) continue;
       const row = taken(ip);
       if (row === undefined) return ip;
       if (row.state !== "idle") continue;
       if (row.coolUntilMs <= nowMs) return ip;
-      const free = row.coolUntilMs <= nowMs + cooldownMs - SHORTEST_COOL_DOWN_MS;
-      if (free && (fallback === undefined || row.coolUntilMs < fallback.coolUntilMs))
+      if (row.sinceMs <= freedBeforeMs && (fallback === undefined || row.coolUntilMs < fallback.coolUntilMs))
         fallback = { ip, coolUntilMs: row.coolUntilMs };
     }
   }
@@ -146,6 +157,11 @@ function nextFree(
 interface TakenRow {
   readonly state: string;
   readonly coolUntilMs: number;
+  readonly sinceMs: number;
+}
+
+function takenRow(row: SqlRow): TakenRow {
+  return { state: String(row.state), coolUntilMs: Number(row.cool_until_ms), sinceMs: Number(row.since_ms) };
 }
 
 /** Looks single addresses up at first; a range that turns out crowded is read whole. */
@@ -155,37 +171,29 @@ function takenIn(db: SqlHandle, pool: string, part: AddressRange): (ip: Ip) => T
   return (ip) => {
     const text = formatIp(ip);
     if (all === undefined && lookups++ > 8) {
-      all = new Map(
-        db
-          .all("SELECT address, state, cool_until_ms FROM address WHERE pool = ? AND family = ?", [
-            pool,
-            part.first.family,
-          ])
-          .map((row) => [String(row.address), { state: String(row.state), coolUntilMs: Number(row.cool_until_ms) }]),
-      );
+      const rows = db.all("SELECT address, state, cool_until_ms, since_ms FROM address WHERE pool = ? AND family = ?", [
+        pool,
+        part.first.family,
+      ]);
+      all = new Map(rows.map((row) => [String(row.address), takenRow(row)]));
     }
     if (all !== undefined) return all.get(text);
-    const row = db.get("SELECT state, cool_until_ms FROM address WHERE pool = ? AND address = ?", [pool, text]);
-    return row && { state: String(row.state), coolUntilMs: Number(row.cool_until_ms) };
+    const row = db.get("SELECT state, cool_until_ms, since_ms FROM address WHERE pool = ? AND address = ?", [
+      pool,
+      text,
+    ]);
+    return row && takenRow(row);
   };
 }
 
-function rangeCounts(db: SqlHandle, pool: string, set: RangeSet, nowMs: number) {
-  const rows = db.all("SELECT state, cool_until_ms FROM address WHERE pool = ?", [pool]);
-  const cooling = rows
-    .filter((r) => r.state === "idle" && Number(r.cool_until_ms) > nowMs)
-    .map((r) => Number(r.cool_until_ms) - nowMs);
+function rangeCounts(db: SqlHandle, pool: string, set: RangeSet, nowMs: number): PoolCounts {
+  const family = set[0]?.first.family ?? 4;
+  const counts = poolCounts(db, pool, family, nowMs);
+  // Rows are only for what is not free; an expired one is idle.
   const size = set.reduce(
-    (n, r) =>
-      n + distanceIp(r.first, r.last) + 1 - (r.excluded && inSet([{ ...r, excluded: undefined }], r.excluded) ? 1 : 0),
+    (n, r) => n + distanceIp(r.first, r.last) + (r.excluded && isWithin(r, r.excluded) ? 0 : 1),
     0,
   );
-  const allocated = rows.filter((r) => r.state === "allocated").length;
-  return {
-    idle: Math.max(0, size - rows.length),
-    cooling: cooling.length,
-    allocated,
-    reserved: rows.filter((r) => r.state === "reserved").length,
-    nextFreeInMs: cooling.length > 0 ? Math.min(...cooling) : undefined,
-  };
+  const gone = counts.allocated + counts.reserved + counts.cooling;
+  return { ...counts, idle: Math.max(0, size - gone) };
 }

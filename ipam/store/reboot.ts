@@ -19,5 +19,7 @@ export function forgetBoot(db: SqlHandle, bootId: string): void {
       UPDATE intent SET since_ms = 0;
     `);
   }
-  db.run("INSERT INTO fact VALUES('boot_id', ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value", [bootId]);
+  db.run("INSERT INTO fact(name, value) VALUES('boot_id', ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value", [
+    bootId,
+  ]);
 }

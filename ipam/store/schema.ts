@@ -4,8 +4,20 @@
  * Deadlines and cool-downs are milliseconds of CLOCK_BOOTTIME (`…_ms`), which no step of the wall clock moves; columns
  * named `at` are wall clock milliseconds, for people only.
  */
-export const MIGRATIONS: readonly string[] = [
-  `
+export interface Migration {
+  readonly sql: string;
+  /**
+   * The oldest schema whose programs can still work with the store after this step. A step that only adds columns or
+   * tables repeats the number of the step before: plugins of the version before keep working during an upgrade. They
+   * name the columns that they write, and ignore those that they do not know.
+   */
+  readonly minReader: number;
+}
+
+export const MIGRATIONS: readonly Migration[] = [
+  {
+    minReader: 1,
+    sql: `
 CREATE TABLE fact(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE eni(
@@ -42,8 +54,9 @@ CREATE TABLE address(
   CHECK((container_id IS NULL) = (network IS NULL) AND (container_id IS NULL) = (ifname IS NULL) AND (container_id IS NULL) = (slot IS NULL))
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX address_owner ON address(network, container_id, ifname, slot) WHERE container_id IS NOT NULL;
-CREATE INDEX address_free ON address(pool, family, cool_until_ms) WHERE state = 'idle';
-CREATE INDEX address_eni ON address(eni_id) WHERE eni_id IS NOT NULL;
+-- These two are the whole of choosing an address: the fullest ENI, and in it the one that is free the longest.
+CREATE INDEX address_free ON address(pool, eni_id, family, cool_until_ms) WHERE state = 'idle';
+CREATE INDEX address_used ON address(eni_id) WHERE state = 'allocated';
 
 CREATE TABLE range_cursor(pool TEXT NOT NULL, slot INTEGER NOT NULL, last TEXT NOT NULL, PRIMARY KEY(pool, slot)) WITHOUT ROWID;
 
@@ -76,6 +89,7 @@ CREATE TABLE demand(
   network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,
   families TEXT NOT NULL,              -- '4', '6' or '46'
   waiter TEXT NOT NULL,                -- unix datagram name that is told when there is an address
+  only_from TEXT,                      -- JSON: the ENIs that will do, if not any
   since_ms REAL NOT NULL, deadline_ms REAL NOT NULL,
   PRIMARY KEY(network, container_id, ifname)
 ) WITHOUT ROWID;
@@ -86,9 +100,10 @@ CREATE TABLE intent(
 ) WITHOUT ROWID;
 
 CREATE TABLE journal(
-  id INTEGER PRIMARY KEY AUTOINCREMENT, at REAL NOT NULL, actor TEXT NOT NULL, op TEXT NOT NULL,
+  id INTEGER PRIMARY KEY, at REAL NOT NULL, actor TEXT NOT NULL, op TEXT NOT NULL,
   network TEXT, container_id TEXT, ifname TEXT, pod TEXT,
   outcome TEXT NOT NULL, code INTEGER, duration_ms REAL, detail TEXT
 );
 `,
+  },
 ];

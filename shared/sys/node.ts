@@ -53,6 +53,11 @@ function guard<T>(work: () => T): T {
 export const openNodeSql: SqlOpen = (path) => {
   const db = guard(() => new DatabaseSync(path, { enableForeignKeyConstraints: false, timeout: 5000 }));
   db.exec("PRAGMA wal_autocheckpoint=256");
+  try {
+    db.exec("PRAGMA synchronous=NORMAL");
+  } catch {
+    // It reads the file: a damaged one is left to the first statement to find. Without it SQLite syncs more than needed.
+  }
   const statements = new Map<string, ReturnType<DatabaseSync["prepare"]>>();
   const prepare = (sql: string) => {
     let statement = statements.get(sql);

@@ -15,6 +15,7 @@ export interface RawSys {
   access(path: string, mode: number): number;
   stat(path: string, out: Float64Array): number;
   lockHolder(path: string, offset: number): number;
+  tryLockByte(fd: number, offset: number): number;
   getpid(): number;
   kill(pid: number, signal: number): number;
   setns(fd: number, nstype: number): number;

@@ -81,11 +81,16 @@ export interface Sys {
   access(path: string, mode: number): boolean;
   /** undefined when there is nothing at the path. */
   stat(path: string): FileStat | undefined;
-  /**
-   * Who holds a POSIX lock on the byte at `offset`: a pid; 0 when nobody does or the file cannot be asked. It drops
-   * this process's own locks on that file, so ask only when about to give up on it.
-   */
+  /** Who holds a POSIX lock on the byte at `offset`: a pid; 0 when nobody does or the file cannot be asked. */
   lockHolder(path: string, offset: number): number;
+  /**
+   * Locks the byte at `offset` against everybody else's POSIX locks until `fd` is closed, without waiting.
+   *
+   * NB: closing `fd` also drops the locks that SQLite has on the same file in this process: close its handle first.
+   *
+   * @returns false when somebody else has it.
+   */
+  tryLockByte(fd: number, offset: number): boolean;
   getpid(): number;
   kill(pid: number, signal: number): void;
   /** Moves the calling thread. */
@@ -175,6 +180,12 @@ export function createSys(raw: RawSys): Sys {
       return { dev, ino, mode, size, fsMagic };
     },
     lockHolder: (path, offset) => Math.max(0, raw.lockHolder(path, offset)),
+    tryLockByte(fd, offset) {
+      const result = raw.tryLockByte(fd, offset);
+      if (result === -11 || result === -13) return false; // EAGAIN, EACCES
+      check(result, "fcntl F_OFD_SETLK", fd);
+      return true;
+    },
     getpid: () => raw.getpid(),
     kill: (pid, signal) => void check(raw.kill(pid, signal), "kill", pid),
     setns: (fd, nstype) => void check(raw.setns(fd, nstype), "setns", fd),

@@ -40,14 +40,39 @@ static double sys_fsync(SysArg *a) { return result(fsync(a[0].i)); }
 static double sys_flock(SysArg *a) { return result(flock(a[0].i, a[1].i)); }
 static double sys_access(SysArg *a) { return result(access(a[0].s, a[1].i)); }
 
-/* The pid that holds a POSIX lock on one byte of a file; 0 when nobody does. SQLite locks its files so. */
+/*
+ * The pid that holds a POSIX lock on one byte of a file; 0 when nobody does. SQLite locks its files so. A child asks:
+ * closing the file would drop every POSIX lock that this process has on it, and with them SQLite's protection.
+ */
 static double sys_lock_holder(SysArg *a) {
-  int fd = open(a[0].s, O_RDWR | O_CLOEXEC);
-  if (fd < 0) return -errno;
+  int report[2], status;
+  int32_t holder = 0;
+  if (pipe2(report, O_CLOEXEC) < 0) return -errno;
+  pid_t pid = fork();
+  if (pid < 0) holder = -errno;
+  if (pid == 0) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = a[1].i, .l_len = 1};
+    int fd = open(a[0].s, O_RDWR | O_CLOEXEC);
+    if (fd < 0 || fcntl(fd, F_GETLK, &lock) < 0) holder = -errno;
+    else holder = lock.l_type == F_UNLCK ? 0 : lock.l_pid;
+    _exit(write(report[1], &holder, sizeof holder) != sizeof holder);
+  }
+  close(report[1]);
+  if (pid > 0) {
+    if (read(report[0], &holder, sizeof holder) != sizeof holder) holder = -EIO;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR) {}
+  }
+  close(report[0]);
+  return holder;
+}
+
+/*
+ * A write lock on one byte, owned by the open file: unlike SQLite's own locks it stays when another descriptor of the
+ * file is closed. The two kinds exclude each other.
+ */
+static double sys_try_lock_byte(SysArg *a) {
   struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = a[1].i, .l_len = 1};
-  int err = fcntl(fd, F_GETLK, &lock) < 0 ? -errno : 0;
-  close(fd); /* NB: drops our own POSIX locks on the file: for a process that is about to give up */
-  return err ? err : lock.l_type == F_UNLCK ? 0 : lock.l_pid;
+  return result(fcntl(a[0].i, F_OFD_SETLK, &lock));
 }
 
 /* out: dev, ino, mode, size, and the file system's magic number (statfs f_type: tells nsfs from a plain file). */
@@ -271,6 +296,7 @@ const SysFunction sys_functions[] = {
     {"mkdir", "si", sys_mkdir},          {"fsync", "i", sys_fsync},
     {"flock", "ii", sys_flock},          {"access", "si", sys_access},
     {"stat", "sb", sys_stat},            {"lockHolder", "si", sys_lock_holder},
+    {"tryLockByte", "ii", sys_try_lock_byte},
                {"getpid", "", sys_getpid},
     {"kill", "ii", sys_kill},            {"setns", "ii", sys_setns},
     {"getrandom", "b", sys_getrandom},   {"environ", "b", sys_environ},

@@ -1,0 +1,54 @@
+/** Bringing a store to this program's schema. */
+import { SqlError, type SqlHandle } from "../../shared/sys/sql.ts";
+import { MIGRATIONS, type Migration } from "./schema.ts";
+import { inTransaction } from "./transaction.ts";
+import { StoreError } from "./types.ts";
+
+export function schemaVersion(db: SqlHandle): number {
+  return Number(db.get("PRAGMA user_version")?.user_version ?? 0);
+}
+
+/**
+ * Whether the store is ready for this program: `older` needs {@link migrate} first.
+ *
+ * @throws {StoreError} When a newer program has changed the store in a way that this one does not understand.
+ */
+export function compareSchema(db: SqlHandle, path: string, migrations = MIGRATIONS): "ready" | "older" {
+  const found = schemaVersion(db);
+  const known = migrations.length;
+  if (found === known) return "ready";
+  if (found < known) return "older";
+  const minReader = Number(db.get("SELECT value FROM fact WHERE name = 'min_reader'")?.value ?? found);
+  if (minReader <= known) return "ready";
+  throw new StoreError(
+    `the store ${path} has schema ${found} for programs that know ${minReader} or more, this one knows ${known}: ` +
+      "upgrade this program, or move the store away while no pod runs",
+  );
+}
+
+/** Applies what is missing, all or nothing. The caller holds the store's lock alone. */
+export function migrate(db: SqlHandle, migrations: readonly Migration[] = MIGRATIONS): void {
+  useWal(db);
+  inTransaction(db, () => {
+    for (let at = schemaVersion(db); at < migrations.length; at++) {
+      const { sql = "", minReader = 0 } = migrations[at] ?? {};
+      db.exec(withoutComments(sql));
+      db.run(
+        "INSERT INTO fact(name, value) VALUES('min_reader', ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
+        [String(minReader)],
+      );
+    }
+    db.exec(`PRAGMA user_version=${migrations.length}`);
+  });
+}
+
+/** The text of every table is parsed anew by every plugin that starts: keep it short. */
+function withoutComments(sql: string): string {
+  return sql.replace(/--[^\n]*/g, "").replace(/\s+/g, " ");
+}
+
+function useWal(db: SqlHandle): void {
+  const mode = db.get("PRAGMA journal_mode=WAL")?.journal_mode;
+  if (mode !== "wal")
+    throw new SqlError(1, `the file system cannot hold a write-ahead log: journal mode stays ${mode}`);
+}
