@@ -14,7 +14,9 @@ const eni = (id: string, idle: number, tweaks: Partial<PoolEni> = {}): PoolEni =
   ...tweaks,
   total: tweaks.total ?? idle + (tweaks.allocated ?? 0) + (tweaks.cooling ?? 0) + (tweaks.reserved ?? 0),
 });
-const state = (tweaks: Partial<PoolState> & { config?: Partial<PoolState["config"]> } = {}): PoolState => ({
+const state = (
+  tweaks: Omit<Partial<PoolState>, "config"> & { config?: Partial<PoolState["config"]> } = {},
+): PoolState => ({
   limits: { enis: 2, perEni: 9 },
   enis: [],
   waiters: 0,

@@ -1,5 +1,5 @@
 /**
- * JSON with `//` and `/*` … `*` `/` comments outside of strings (CFG-4). Everything else is strict JSON (RFC 8259), with one rule
+ * JSON with line comments (two slashes) and block comments outside of strings (CFG-4). Everything else is strict JSON (RFC 8259), with one rule
  * more: a name that comes twice in one object is an error, because which one wins would be a guess.
  *
  * A parser of our own, because neither engine's JSON.parse says the line and column in a form that can be relied on.

@@ -1,0 +1,56 @@
+/** Frees what containers held whose network namespace is gone and for which no DEL came. */
+import type { PodLink } from "../../shared/datapath/pod-link.ts";
+import { sweepAddresses } from "../../shared/datapath/sweep.ts";
+import { deleteLink } from "../../shared/netlink/delete-link.ts";
+import { openNetlink } from "../../shared/netlink/socket.ts";
+import { NSFS_MAGIC } from "../../shared/sys/linux.ts";
+import { nodeSys } from "../../shared/sys/node.ts";
+import { type Attachment, getAttachment, listAttachments, releaseAttachment } from "../store/attachments.ts";
+import { getFact } from "../store/facts.ts";
+import { inTransaction } from "../store/transaction.ts";
+import { type AgentContext, journal, nowMs } from "./context.ts";
+
+const DEFAULT_COOLDOWN_MS = 30_000;
+
+/** The namespace that the attachment was made in is no more: nothing at its path, or another one. */
+export function isDead(a: Attachment, stat = nodeSys.stat): boolean {
+  const now = stat(a.netns);
+  return now === undefined || now.fsMagic !== NSFS_MAGIC || now.ino !== a.netnsIno || now.dev !== a.netnsDev;
+}
+
+/**
+ * One look. An attachment is freed when it was dead at the look before too, and is not young: an ADD may be under way.
+ *
+ * @param suspects Keys that were dead at the last look.
+ * @returns Keys that are dead now.
+ */
+export function sweepDeadPods(ctx: AgentContext, suspects: ReadonlySet<string>, minAgeMs: number): Set<string> {
+  const dead = listAttachments(ctx.store.db).filter((a) => a.netns.startsWith("/") && isDead(a));
+  const keyOf = (a: Attachment) => `${a.network}/${a.containerId}/${a.ifname}`;
+  for (const a of dead) {
+    if (suspects.has(keyOf(a)) && nowMs() - a.createdMs >= minAgeMs) free(ctx, a);
+  }
+  return new Set(dead.map(keyOf));
+}
+
+function free(ctx: AgentContext, a: Attachment): void {
+  // The plugin writes a path by /proc/PID only for that process: another container with that path is another key.
+  if (getAttachment(ctx.store.db, a)?.createdMs !== a.createdMs) return;
+  const link = a.datapath === undefined ? undefined : (JSON.parse(a.datapath) as PodLink);
+  const addresses = link?.addresses.map((x) => x.address) ?? [];
+  const nl = openNetlink(nodeSys);
+  try {
+    if (link) deleteLink(nodeSys, nl, link.hostIfname);
+    sweepAddresses(nl, addresses);
+  } finally {
+    nl.close();
+  }
+  const cooldown = Number(getFact(ctx.store.db, "cooldown_ms") ?? DEFAULT_COOLDOWN_MS);
+  inTransaction(ctx.store.db, () => releaseAttachment(ctx.store.db, a, nowMs(), cooldown));
+  const pod = `${a.podNamespace ?? ""}/${a.podName ?? ""}`;
+  ctx.log(
+    "warn",
+    `freed ${addresses.join(" ")} of container ${a.containerId} (${pod}): its network namespace is gone and no DEL came`,
+  );
+  journal(ctx, "sweep", "ok", `${a.containerId} ${pod}: ${addresses.join(" ")}`);
+}

@@ -1,0 +1,58 @@
+/** ENIs on the node: waiting for the link of a new one, and setting it up. */
+import { setTimeout as sleep } from "node:timers/promises";
+import { eniRequests } from "../../shared/datapath/eni-link.ts";
+import { formatMac } from "../../shared/net/mac.ts";
+import { getLink, type Link, parseLink } from "../../shared/netlink/rtnl/link.ts";
+import { openNetlink } from "../../shared/netlink/socket.ts";
+import { writeSysctl } from "../../shared/netlink/sysctl.ts";
+import { nodeSys } from "../../shared/sys/node.ts";
+import { type Eni, setEniLink } from "../store/enis.ts";
+import { inTransaction } from "../store/transaction.ts";
+import type { AgentContext } from "./context.ts";
+
+const LINK_WAIT_MS = 20_000;
+const LOOK_EVERY_MS = 50;
+
+/** Links of hardware and of the emulated cloud; children of an ENI (vlan, ipvlan) share its MAC and have another kind. */
+export function findEniLink(links: readonly Link[], mac: string): Link | undefined {
+  return links.find((l) => formatMac(l.mac) === mac && (l.kind === "" || l.kind === "veth"));
+}
+
+export function readLinks(): Link[] {
+  const nl = openNetlink(nodeSys);
+  try {
+    return nl.dump(getLink()).map(parseLink);
+  } finally {
+    nl.close();
+  }
+}
+
+/** The guest sees a new ENI some time after the cloud says InUse. @returns undefined when it does not come. */
+export async function waitForLink(mac: string): Promise<Link | undefined> {
+  const deadline = performance.now() + LINK_WAIT_MS;
+  for (;;) {
+    const link = findEniLink(readLinks(), mac);
+    if (link !== undefined || performance.now() > deadline) return link;
+    await sleep(LOOK_EVERY_MS);
+  }
+}
+
+/** Brings the ENI's link, address, routes and rule up; idempotent. */
+export function setUpEni(ctx: AgentContext, eni: Eni, link: Link): void {
+  const mtu = Math.min(eni.mtu, link.mtuBytes);
+  const nl = openNetlink(nodeSys);
+  try {
+    nl.apply(eniRequests({ ...eni, mtu }, link.index));
+  } finally {
+    nl.close();
+  }
+  inTransaction(ctx.store.db, () =>
+    setEniLink(ctx.store.db, eni.id, { ifname: link.name, ifindex: link.index, mtu, preparedBoot: ctx.store.bootId }),
+  );
+}
+
+/** What forwarding between pods and ENIs needs of the node, and nothing more. */
+export function setUpNode(ctx: Pick<AgentContext, "config">): void {
+  writeSysctl(nodeSys, "net/ipv4/ip_forward", "1");
+  if (ctx.config.pool.dualStack) writeSysctl(nodeSys, "net/ipv6/conf/all/forwarding", "1");
+}

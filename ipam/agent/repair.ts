@@ -1,0 +1,103 @@
+/**
+ * Puts back on the node what foreign hands removed: rules, routes, links' state. What should be there is in the store;
+ * what is there comes from the kernel. Never touches the inside of a pod.
+ */
+import { eniRequests, eniRoutes, eniRules } from "../../shared/datapath/eni-link.ts";
+import { readKernelView } from "../../shared/datapath/kernel-view.ts";
+import { hostRequests, type PodLink } from "../../shared/datapath/pod-link.ts";
+import { sweepAddresses } from "../../shared/datapath/sweep.ts";
+import { hasRoute, hasRule, hostProblems, type KernelView } from "../../shared/datapath/verify.ts";
+import { isUp } from "../../shared/netlink/rtnl/link.ts";
+import { describeRoute } from "../../shared/netlink/rtnl/route.ts";
+import { describeRule } from "../../shared/netlink/rtnl/rule.ts";
+import { type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
+import { readSysctl, writeSysctl } from "../../shared/netlink/sysctl.ts";
+import { nodeSys } from "../../shared/sys/node.ts";
+import { listAttachments } from "../store/attachments.ts";
+import { type Eni, listEnis, setEniLink } from "../store/enis.ts";
+import { inTransaction } from "../store/transaction.ts";
+import { type AgentContext, journal } from "./context.ts";
+import { findEniLink } from "./eni-node.ts";
+
+/** What differs for one ENI. Pure. */
+export function eniProblems(eni: Eni, view: KernelView): string[] {
+  const link = findEniLink(view.links, eni.mac);
+  if (link === undefined) return [];
+  const problems: string[] = [];
+  if (!isUp(link)) problems.push(`link ${link.name} of ENI ${eni.id} is down`);
+  for (const route of eniRoutes(eni, link.index))
+    if (!hasRoute(view, route)) problems.push(`route is missing: ${describeRoute(route)}`);
+  for (const rule of eniRules(eni)) if (!hasRule(view, rule)) problems.push(`rule is missing: ${describeRule(rule)}`);
+  return problems;
+}
+
+/** @returns What was put back, one line each. */
+export function repairNode(ctx: AgentContext): string[] {
+  const nl = openNetlink(nodeSys);
+  try {
+    return [...repairSysctls(ctx), ...repairEnis(ctx, nl), ...repairPods(ctx, nl)];
+  } finally {
+    nl.close();
+  }
+}
+
+function repairSysctls(ctx: AgentContext): string[] {
+  const wanted = ["net/ipv4/ip_forward", ...(ctx.config.pool.dualStack ? ["net/ipv6/conf/all/forwarding"] : [])];
+  return wanted
+    .filter((name) => readSysctl(nodeSys, name) !== "1")
+    .map((name) => `${name} was ${writeSysctl(nodeSys, name, "1")}`);
+}
+
+function repairEnis(ctx: AgentContext, nl: NetlinkSocket): string[] {
+  const view = readKernelView(nl);
+  return listEnis(ctx.store.db)
+    .filter((eni) => eni.kind === "shared" && (eni.state === "ready" || eni.state === "draining"))
+    .flatMap((eni) => {
+      const problems = eniProblems(eni, view);
+      const link = findEniLink(view.links, eni.mac);
+      if (problems.length === 0 || link === undefined) return [];
+      nl.apply(eniRequests(eni, link.index));
+      inTransaction(ctx.store.db, () =>
+        setEniLink(ctx.store.db, eni.id, {
+          ifname: link.name,
+          ifindex: link.index,
+          mtu: eni.mtu,
+          preparedBoot: ctx.store.bootId,
+        }),
+      );
+      return problems;
+    });
+}
+
+function repairPods(ctx: AgentContext, nl: NetlinkSocket): string[] {
+  // Read after the store: a pod that is deleted in between is then missing in both.
+  const attachments = listAttachments(ctx.store.db).filter((a) => a.state === "ready" && a.datapath !== undefined);
+  if (attachments.length === 0) return [];
+  const view = readKernelView(nl);
+  return attachments.flatMap((a) => {
+    const link = JSON.parse(a.datapath ?? "") as PodLink;
+    const host = view.links.find((l) => l.name === link.hostIfname);
+    // A veth whose pod is gone is for the sweep; it cannot be put back from here.
+    if (host === undefined) return [];
+    const problems = hostProblems(link, view);
+    if (problems.length === 0) return [];
+    sweepAddresses(
+      nl,
+      link.addresses.map((x) => x.address),
+    );
+    nl.apply(hostRequests(link, host.index));
+    return problems.map((p) => `pod ${a.podNamespace ?? ""}/${a.podName ?? a.containerId}: ${p}`);
+  });
+}
+
+/** {@link repairNode} with its report to log, journal and metrics. */
+export function repairAndReport(ctx: AgentContext, cause: string): void {
+  const repaired = repairNode(ctx);
+  if (repaired.length === 0) return;
+  ctx.log(
+    "warn",
+    `put back (${cause}): ${repaired.slice(0, 5).join("; ")}${repaired.length > 5 ? ` and ${repaired.length - 5} more` : ""}`,
+  );
+  ctx.metrics.repaired(repaired.length);
+  journal(ctx, "repair", "ok", repaired.join("; ").slice(0, 2000));
+}

@@ -1,0 +1,23 @@
+/** What the agent works by: flags and environment of its process, and the configuration in force. */
+
+export interface AgentOptions {
+  readonly storePath: string;
+  readonly configPath: string;
+  readonly metadataUrl: string;
+  readonly ecsEndpoint: string | undefined;
+  readonly vpcEndpoint: string | undefined;
+  readonly nodeName: string | undefined;
+  /** Pod ranges of this node (VPC mode). */
+  readonly podCidrs: readonly string[];
+  /** `HOST:PORT` for /metrics and /healthz; absent: none. */
+  readonly metricsAddress: string | undefined;
+  readonly ipStack: "ipv4" | "dual";
+  /** How often everything is compared with the cloud, ms. */
+  readonly reconcileMs: number;
+  /** Tests: die by SIGKILL when this point is reached for the nth time, `POINT:N`. */
+  readonly dieAt: string | undefined;
+}
+
+/** ENIs that carry these belong to a pool of ours; the second says of which node. */
+export const TAG_CREATOR = "terway:creator";
+export const TAG_NODE = "terway:instance";

@@ -1,0 +1,189 @@
+/** Where missing addresses come from: ENIs with room first, then new ENIs. */
+import type { EniConstraint } from "../store/eni-constraint.ts";
+import { blockOf, isBusy, matchesConstraint, slotsTaken, takenOf } from "./counts.ts";
+import type { ConditionReason, PoolAction, PoolEni, PoolState, PoolVSwitch } from "./state.ts";
+
+/** An ENI that just gave addresses back gets none for this long, unless a pod waits: no see-saw (F-52). */
+export const QUIET_AFTER_UNASSIGN_MS = 60_000;
+/** What was seen of a vSwitch this long ago says little about now. */
+const STALE_VSWITCH_MS = 60_000;
+
+/** Why something wanted is not done now. */
+export interface Obstacle {
+  readonly untilMs: number | undefined;
+  /** Empty: it passes by itself, soon. */
+  readonly reason: string;
+  readonly condition?: ConditionReason | undefined;
+}
+
+/** What was decided so far in this round, so that the next choice counts with it. */
+export interface Plan {
+  readonly actions: PoolAction[];
+  readonly obstacles: Obstacle[];
+}
+
+export interface Want {
+  readonly count: number;
+  /** A pod waits for it. */
+  readonly urgent: boolean;
+  readonly only?: EniConstraint | undefined;
+}
+
+/** Adds actions to the plan until the wanted addresses come. @returns How many do not. */
+export function grow(state: PoolState, want: Want, plan: Plan, nowMs: number): number {
+  const all = blockOf(state, "all", nowMs);
+  if (all !== undefined) {
+    plan.obstacles.push(all);
+    return want.count;
+  }
+  const left = want.count - fillEnis(state, want, plan, nowMs);
+  return left <= 0 ? 0 : left - addEnis(state, { ...want, count: left }, plan, nowMs);
+}
+
+/** Takes one call out of the budget of its kind; without any left, says when there is one again. */
+export function affordable(state: PoolState, kind: PoolAction["kind"], plan: Plan): boolean {
+  const budget = state.budgets?.[kind];
+  if (budget === undefined || plan.actions.filter((a) => a.kind === kind).length < budget.tokens) return true;
+  plan.obstacles.push({ untilMs: budget.nextAtMs, reason: "" });
+  return false;
+}
+
+function fillEnis(state: PoolState, want: Want, plan: Plan, nowMs: number): number {
+  const block = blockOf(state, "assign", nowMs);
+  if (block !== undefined) {
+    plan.obstacles.push(block);
+    return 0;
+  }
+  const perCall = want.urgent ? state.config.batch : Math.min(state.config.batch, state.config.warmupBatch ?? state.config.batch);
+  let brought = 0;
+  for (const eni of candidates(state, want, plan)) {
+    if (brought >= want.count) break;
+    const obstacle = obstacleOn(state, eni, want, nowMs);
+    if (obstacle !== undefined) {
+      plan.obstacles.push(obstacle);
+      continue;
+    }
+    const vswitch = state.vswitches.find((v) => v.id === eni.vswitchId);
+    const room = vswitch === undefined ? undefined : roomIn(vswitch, plan, nowMs);
+    if (room === 0) {
+      plan.obstacles.push(fullVSwitch(eni.vswitchId, nowMs));
+      continue;
+    }
+    if (!affordable(state, "assign", plan)) break;
+    const count = Math.min(want.count - brought, state.limits.perEni - takenOf(eni), perCall, room ?? perCall);
+    plan.actions.push({ kind: "assign", eniId: eni.id, count });
+    brought += count;
+  }
+  return brought;
+}
+
+function candidates(state: PoolState, want: Want, plan: Plan): PoolEni[] {
+  const { only } = want;
+  return state.enis
+    .filter(
+      (e) =>
+        e.state === "ready" &&
+        e.foreign !== true &&
+        takenOf(e) < state.limits.perEni &&
+        !isBusy(state, e.id) &&
+        !plan.actions.some((a) => "eniId" in a && a.eniId === e.id) &&
+        (only === undefined || matchesConstraint(e, only)),
+    )
+    .sort(
+      (a, b) =>
+        (state.config.fill === "fewest" ? takenOf(a) - takenOf(b) : takenOf(b) - takenOf(a)) || (a.id < b.id ? -1 : 1),
+    );
+}
+
+function obstacleOn(state: PoolState, eni: PoolEni, want: Want, nowMs: number): Obstacle | undefined {
+  const block = blockOf(state, `eni:${eni.id}`, nowMs) ?? blockOf(state, `vswitch:${eni.vswitchId}`, nowMs);
+  if (block !== undefined) return block;
+  const quietUntil = (eni.unassignedAtMs ?? Number.NEGATIVE_INFINITY) + QUIET_AFTER_UNASSIGN_MS;
+  return !want.urgent && nowMs < quietUntil ? { untilMs: quietUntil, reason: "" } : undefined;
+}
+
+function addEnis(state: PoolState, want: Want, plan: Plan, nowMs: number): number {
+  // Nothing new can be one of these.
+  if (want.only?.eniIds !== undefined) return 0;
+  let slots = state.limits.enis - slotsTaken(state) - plan.actions.filter((a) => a.kind === "create").length;
+  if (slots <= 0) return 0;
+  if (!state.config.hotPlug) {
+    plan.obstacles.push({
+      untilMs: undefined,
+      reason: "hot_plug is false in eni_conf: no ENI is attached while the instance runs",
+      condition: "HotPlugOff",
+    });
+    return 0;
+  }
+  const block = blockOf(state, "create", nowMs);
+  if (block !== undefined) {
+    plan.obstacles.push(block);
+    return 0;
+  }
+  let brought = 0;
+  while (slots > 0 && brought < want.count) {
+    const vswitch = chooseVSwitch(state, want.only, plan, nowMs);
+    if (vswitch === undefined || !affordable(state, "create", plan)) break;
+    // The ENI's primary address comes out of the same vSwitch.
+    const room = roomIn(vswitch, plan, nowMs);
+    const count = Math.min(want.count - brought, state.limits.perEni, state.config.batch, Math.max(0, (room ?? Number.POSITIVE_INFINITY) - 1));
+    if (count === 0) {
+      plan.obstacles.push(fullVSwitch(vswitch.id, nowMs));
+      break;
+    }
+    plan.actions.push({ kind: "create", vswitchId: vswitch.id, count, ...(want.only && { only: want.only }) });
+    brought += count;
+    slots -= 1;
+  }
+  return brought;
+}
+
+/** The vSwitch for a new ENI: open, with room, by policy; the least used of this round first. */
+export function chooseVSwitch(
+  state: PoolState,
+  only: EniConstraint | undefined,
+  plan: Plan,
+  nowMs: number,
+): PoolVSwitch | undefined {
+  const open = state.vswitches.filter((v) => {
+    if (only?.vswitchIds !== undefined && !only.vswitchIds.includes(v.id)) return false;
+    const block = blockOf(state, `vswitch:${v.id}`, nowMs);
+    if (block !== undefined) {
+      plan.obstacles.push(block);
+      return false;
+    }
+    // An ENI alone takes one address.
+    if ((roomIn(v, plan, nowMs) ?? 1) > 0) return true;
+    plan.obstacles.push(fullVSwitch(v.id, nowMs));
+    return false;
+  });
+  const planned = (id: string) => plan.actions.filter((a) => a.kind === "create" && a.vswitchId === id).length;
+  switch (state.config.vswitchPolicy ?? "most") {
+    case "ordered":
+      return open[0];
+    case "random": {
+      const turn = (state.memory?.seed ?? 0) * state.vswitches.length + slotsTaken(state) + plan.actions.length;
+      return open[Math.floor(turn) % Math.max(1, open.length)];
+    }
+    case "most":
+      return [...open].sort((a, b) => planned(a.id) - planned(b.id) || (b.available ?? 0) - (a.available ?? 0))[0];
+  }
+}
+
+/** Free addresses less those that this round asks for; undefined when not known, or known too long ago. */
+function roomIn(vswitch: PoolVSwitch, plan: Plan, nowMs: number): number | undefined {
+  if (vswitch.available === undefined || nowMs - (vswitch.atMs ?? nowMs) > STALE_VSWITCH_MS) return undefined;
+  const asked = plan.actions.reduce((n, a) => {
+    if (a.kind === "create" && a.vswitchId === vswitch.id) return n + a.count + 1;
+    return n;
+  }, 0);
+  return Math.max(0, vswitch.available - asked);
+}
+
+export function fullVSwitch(id: string, nowMs: number): Obstacle {
+  return {
+    untilMs: nowMs + STALE_VSWITCH_MS,
+    reason: `vSwitch ${id} has 0 free addresses: free some, or add a vSwitch of this zone to eni_conf`,
+    condition: "VSwitchExhausted",
+  };
+}

@@ -1,0 +1,250 @@
+/**
+ * A small cluster on this machine: the emulated cloud, nodes in two zones with an agent each, and a CNI runtime for
+ * every node. What the demo, the lab, the end-to-end tests and the benchmark stand on.
+ */
+import { type ChildProcess, spawn } from "node:child_process";
+import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { type Cloud, type CloudOptions, createCloud, DEFAULT_SECURITY_GROUP } from "../cloud/cloud.ts";
+import type { Instance } from "../cloud/model.ts";
+import { createNetns, type Netns } from "../cloud/netns.ts";
+import { type CniRuntime, type Conflist, createRuntime, type PluginConf, type Pod } from "../runtime/cni-runtime.ts";
+import { exec, inNetns } from "../runtime/exec.ts";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
+export const CNI_PATH = [join(root, "dist/cni"), "/usr/lib/cni", "/opt/cni/bin"];
+
+export type LabMode = "eniip-veth" | "vpc";
+
+export interface WorldOptions {
+  /** Tells several worlds on one machine apart; namespaces begin with it. */
+  readonly prefix: string;
+  readonly nodes: number;
+  readonly mode: LabMode;
+  readonly instanceType: string;
+  readonly poolMin: number;
+  readonly poolMax: number;
+  readonly dualStack?: boolean;
+  readonly cooldownSeconds?: number;
+  /** More keys of eni_conf. */
+  readonly eniConf?: Readonly<Record<string, unknown>>;
+  readonly cloud?: Partial<CloudOptions>;
+  readonly reconcileSeconds?: number;
+  /** Do not start agents. */
+  readonly agents?: boolean;
+}
+
+export interface WorldNode {
+  readonly name: string;
+  readonly zone: string;
+  readonly instance: Instance;
+  /** Path of the node's network namespace. */
+  readonly netns: string;
+  readonly dir: string;
+  readonly store: string;
+  readonly conflistPath: string;
+  readonly metricsAddress: string;
+  readonly agentLog: string;
+  readonly runtime: CniRuntime;
+  agent: ChildProcess | undefined;
+  startAgent(env?: Readonly<Record<string, string>>): void;
+  /** Resolves when the process has ended. */
+  stopAgent(signal?: NodeJS.Signals): Promise<void>;
+  /** From /metrics of the agent. */
+  metric(name: string): Promise<number | undefined>;
+  newPod(): WorldPod;
+}
+
+export interface WorldPod extends Pod {
+  readonly ns: Netns;
+  destroy(): void;
+}
+
+export interface World {
+  readonly cloud: Cloud;
+  readonly nodes: readonly WorldNode[];
+  readonly dir: string;
+  close(): Promise<void>;
+}
+
+const ZONES = ["cn-emulated-a", "cn-emulated-b"] as const;
+
+/** The conflist of the mode, as shipped, with this node's store; other CNIs' plugins that are not wanted are left out. */
+function conflistOf(mode: LabMode, store: string, logDir: string, cooldownSeconds: number | undefined): Conflist {
+  const shipped = JSON.parse(readFileSync(join(root, "conflist", `${mode}.conflist`), "utf8")) as Conflist;
+  const plugins = shipped.plugins
+    .filter((p) => p.type.startsWith("terway-"))
+    .map((p): PluginConf => {
+      const ipam = p.ipam as Record<string, unknown> | undefined;
+      return {
+        ...p,
+        store,
+        logDir,
+        ...(ipam
+          ? { ipam: { ...ipam, store, logDir, ...(cooldownSeconds === undefined ? {} : { cooldownSeconds }) } }
+          : {}),
+      } as PluginConf;
+    });
+  return { ...shipped, cniVersion: "1.1.0", plugins };
+}
+
+export async function createWorld(options: WorldOptions): Promise<World> {
+  const dir = mkdtempSync(join(tmpdir(), "terway-world-"));
+  const cloud = await createCloud({
+    prefix: options.prefix,
+    fabric: true,
+    ipv6: options.dualStack ?? false,
+    ...options.cloud,
+  });
+  for (const [i, zone] of ZONES.entries()) {
+    const six = (n: number) => (options.dualStack ? { cidr6: `2408:4000:0:${n}::/64` } : {});
+    cloud.model.addVSwitch({ id: `vsw-node-${i}`, zone, cidr: `10.${i}.0.0/24`, ...six(i + 1) });
+    cloud.model.addVSwitch({ id: `vsw-pod-${i}`, zone, cidr: `10.${i + 10}.0.0/20`, ...six(i + 17) });
+  }
+  const nodes: WorldNode[] = [];
+  const pods = new Set<WorldPod>();
+  for (let i = 0; i < options.nodes; i++) nodes.push(createNode(options, cloud, dir, i, pods));
+  if (options.agents !== false) for (const node of nodes) node.startAgent();
+  return {
+    cloud,
+    nodes,
+    dir,
+    async close() {
+      await Promise.all(nodes.map((n) => n.stopAgent("SIGTERM")));
+      for (const pod of pods) pod.destroy();
+      await cloud.close();
+      rmSync(dir, { recursive: true, force: true });
+    },
+  };
+}
+
+function createNode(
+  options: WorldOptions,
+  cloud: Cloud,
+  worldDir: string,
+  index: number,
+  pods: Set<WorldPod>,
+): WorldNode {
+  const zoneIndex = index % ZONES.length;
+  const name = `node-${index + 1}`;
+  const instance = cloud.addInstance({ name, type: options.instanceType, vswitchId: `vsw-node-${zoneIndex}` });
+  const netns = cloud.fabric?.instanceNetns(instance.id).path ?? "";
+  const dir = join(worldDir, name);
+  mkdirSync(dir, { recursive: true });
+  const store = join(dir, "ipam.db");
+  const conflist = conflistOf(options.mode, store, join(dir, "log"), options.cooldownSeconds);
+  const conflistPath = join(dir, "10-terway.conflist");
+  writeFileSync(conflistPath, JSON.stringify(conflist, null, 2));
+  const eniConfPath = join(dir, "eni_conf");
+  writeFileSync(
+    eniConfPath,
+    JSON.stringify({
+      version: "1",
+      network_mode: options.mode === "vpc" ? "VPC" : "ENIIP",
+      security_group: DEFAULT_SECURITY_GROUP,
+      service_cidr: "172.16.0.0/16",
+      vswitches: Object.fromEntries(ZONES.map((zone, i) => [zone, [`vsw-pod-${i}`]])),
+      max_pool_size: options.poolMax,
+      min_pool_size: options.poolMin,
+      ...options.eniConf,
+    }),
+  );
+  const agentLog = join(dir, "agent.log");
+  const metricsAddress = "127.0.0.1:9191";
+  let serial = 0;
+  const node: WorldNode = {
+    name,
+    zone: instance.zone,
+    instance,
+    netns,
+    dir,
+    store,
+    conflistPath,
+    metricsAddress,
+    agentLog,
+    runtime: createRuntime({ conflist, cniPath: CNI_PATH, netns }),
+    agent: undefined,
+    startAgent(env = {}) {
+      const log = openSync(agentLog, "a");
+      const args = [
+        "--disable-warning=ExperimentalWarning",
+        join(root, "ipam/agent/main.ts"),
+        "--config",
+        eniConfPath,
+        "--store",
+        store,
+        "--metadata",
+        cloud.inside.metadataUrl,
+        "--node-name",
+        name,
+        "--metrics",
+        metricsAddress,
+        "--reconcile-seconds",
+        String(options.reconcileSeconds ?? 600),
+        ...(options.mode === "vpc" ? ["--pod-cidr", `172.20.${index}.0/24`] : []),
+        ...(options.dualStack ? ["--ip-stack", "dual"] : []),
+      ];
+      const endpoint = `http://${cloud.inside.apiEndpoint}`;
+      node.agent = inNetns(netns, () =>
+        spawn(process.execPath, args, {
+          env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", ECS_ENDPOINT: endpoint, VPC_ENDPOINT: endpoint, ...env },
+          stdio: ["ignore", log, log],
+        }),
+      );
+      closeSync(log);
+    },
+    async stopAgent(signal = "SIGTERM") {
+      const child = node.agent;
+      if (child === undefined) return;
+      node.agent = undefined;
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      const ended = new Promise((resolve) => child.once("exit", resolve));
+      child.kill(signal);
+      await ended;
+    },
+    async metric(metricName) {
+      const script = `fetch("http://${metricsAddress}/metrics").then(r=>r.text()).then(t=>process.stdout.write(t)).catch(()=>0)`;
+      const { stdout } = await exec({ path: process.execPath, args: ["-e", script], env: {}, stdin: "", netns });
+      const line = stdout.split("\n").find((l) => l.startsWith(`${metricName}{`));
+      return line === undefined ? undefined : Number(line.split(" ").at(-1));
+    },
+    newPod() {
+      serial += 1;
+      const id = `${name}-pod-${serial}`;
+      const ns = createNetns(`${options.prefix}-${id}`);
+      const pod: WorldPod = {
+        containerId: id,
+        netns: ns.path,
+        ifname: "eth0",
+        namespace: "default",
+        name: id,
+        uid: `uid-${id}`,
+        ns,
+        destroy() {
+          if (!pods.delete(pod)) return;
+          ns.close();
+        },
+      };
+      pods.add(pod);
+      return pod;
+    },
+  };
+  return node;
+}
+
+/** Waits until `look` says something. @throws with `what` after the time is up. */
+export async function until<T>(
+  what: string,
+  ms: number,
+  look: () => T | undefined | false | Promise<T | undefined | false>,
+): Promise<T> {
+  const deadline = performance.now() + ms;
+  for (;;) {
+    const seen = await look();
+    if (seen !== undefined && seen !== false) return seen;
+    if (performance.now() > deadline) throw new Error(`${what} did not happen within ${ms} ms`);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+}
