@@ -1,4 +1,5 @@
 /** The agent: start-up, the loop around the decision, and its watchers. */
+import { type FSWatcher, watch } from "node:fs";
 import { createServer, type Server } from "node:http";
 import { dirname } from "node:path";
 import { NETLINK_ROUTE } from "../../shared/netlink/uapi/netlink.ts";
@@ -36,6 +37,7 @@ const REPAIR_EVERY_MS = 30_000;
 const SWEEP_EVERY_MS = 5000;
 const SWEEP_MIN_AGE_MS = 10_000;
 const CHECKPOINT_EVERY_MS = 2000;
+const STORE_SETTLE_MS = 50;
 
 export interface Agent {
   stop(): void;
@@ -178,6 +180,7 @@ export async function startAgent(
     return () => clearInterval(timer);
   }
 
+  const storeWatch = watchStore(store.path, () => loop.soon());
   const stopWatching = watchNetlink(() => repairAndReport(ctx, "netlink event"), ctx);
   const server = metricsAddress === undefined ? undefined : await serveMetrics(ctx, metricsAddress);
   ctx.log(
@@ -188,11 +191,29 @@ export async function startAgent(
     stop() {
       for (const stop of timers) stop();
       stopWatching();
+      storeWatch.close();
       loop.stop();
       wake.close();
       server?.close();
     },
   };
+}
+
+/**
+ * Plugins need not say that they took an address: every commit writes the WAL, and inotify says that. Our own writes
+ * come back too; a step that changes nothing writes nothing, so that ends by itself.
+ */
+function watchStore(path: string, onChange: () => void): FSWatcher {
+  let timer: NodeJS.Timeout | undefined;
+  const watcher = watch(`${path}-wal`, () => {
+    timer ??= setTimeout(() => {
+      timer = undefined;
+      onChange();
+    }, STORE_SETTLE_MS);
+    timer.unref();
+  });
+  watcher.on("error", () => undefined); // the periodic look remains
+  return watcher;
 }
 
 /** Runs `step` when asked, at most one at a time, and again at the moment it names. */

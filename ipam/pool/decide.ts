@@ -5,257 +5,176 @@
  * Meaning of the two bounds (requirements CON-10, CON-11): at least `minIdle` addresses are idle at any time, so that
  * pods start without the cloud; at most `maxIdle` stay idle.
  */
+import { blockOf, type Counts, countPool, idleFloor, matchesConstraint, slotsTaken, usableOf } from "./counts.ts";
+import { affordable, chooseVSwitch, grow, type Obstacle, type Plan, type Want } from "./grow.ts";
+import { initialMemory, remember } from "./memory.ts";
+import { looksDue, RESTART_SPREAD_MS } from "./observe.ts";
+import { balance, shrink } from "./shrink.ts";
+import type { Condition, Decision, PoolMemory, PoolState } from "./state.ts";
 
-export interface PoolConfig {
-  readonly minIdle: number;
-  readonly maxIdle: number;
-  /** Addresses in one call. The API takes 10. */
-  readonly batch: number;
-  /** Idle addresses above `minIdle` are given back after this long without demand. */
-  readonly idleTtlMs: number;
-  readonly dualStack: boolean;
-  /** Which ENI gets new addresses. */
-  readonly fill: "fewest" | "most";
-  /** Attach and detach ENIs at all. */
-  readonly hotPlug: boolean;
-}
+export type * from "./state.ts";
 
-export interface PoolLimits {
-  /** ENIs that the pool may have: the instance's maximum less the primary one. */
-  readonly enis: number;
-  /** Secondary addresses of one ENI. */
-  readonly perEni: number;
-}
-
-export interface PoolEni {
-  readonly id: string;
-  readonly state: "attaching" | "ready" | "draining" | "detaching" | "deleting" | "lost";
-  readonly vswitchId: string;
-  /** IPv4 (or IPv6 where there is no IPv4) addresses in any state but `releasing`. */
-  readonly total: number;
-  readonly allocated: number;
-  readonly reserved: number;
-  /** Free to be handed out now; the longest idle first. */
-  readonly idle: readonly string[];
-  readonly cooling: number;
-  /** Moment of the last address given back to the cloud. */
-  readonly unassignedAtMs: number | undefined;
-}
-
-/** A call that is under way. */
-export interface PoolOperation {
-  readonly kind: "create" | "assign" | "unassign" | "remove";
-  readonly eniId: string | undefined;
-  /** Addresses that will come, or go. */
-  readonly count: number;
-}
-
-export interface Inhibition {
-  readonly untilMs: number;
-  /** Said to the operator. */
-  readonly reason: string;
-}
-
-export interface PoolState {
-  readonly config: PoolConfig;
-  readonly limits: PoolLimits;
-  readonly enis: readonly PoolEni[];
-  /** Pods that wait for an address. */
-  readonly waiters: number;
-  readonly operations: readonly PoolOperation[];
-  /** The node's vSwitches in order of preference, with what they have free as far as known. */
-  readonly vswitches: readonly { readonly id: string; readonly available: number | undefined }[];
-  /** By `vswitch:ID`, `create`, `assign`, `all`. */
-  readonly inhibitions: Readonly<Record<string, Inhibition>>;
-  /** Since when more than `minIdle` are idle; undefined when not. */
-  readonly surplusSinceMs: number | undefined;
-}
-
-export type PoolAction =
-  | { readonly kind: "create"; readonly vswitchId: string; readonly count: number }
-  | { readonly kind: "assign"; readonly eniId: string; readonly count: number }
-  | { readonly kind: "unassign"; readonly eniId: string; readonly addresses: readonly string[] }
-  /** Detach and delete; every address of it is idle. */
-  | { readonly kind: "remove"; readonly eniId: string };
-
-export interface Decision {
-  readonly actions: readonly PoolAction[];
-  /** Why pods that wait cannot be served now; undefined when they can, or none waits. */
-  readonly stuck: string | undefined;
-  /** When to decide again although nothing happened; undefined: no need to. */
-  readonly againAtMs: number | undefined;
-}
-
-/** An ENI that just gave addresses back gets none for this long, unless a pod waits: no see-saw. */
-const QUIET_AFTER_UNASSIGN_MS = 60_000;
-
-function inhibition(state: PoolState, key: string, nowMs: number): Inhibition | undefined {
-  const found = state.inhibitions[key];
-  return found !== undefined && found.untilMs > nowMs ? found : undefined;
-}
+/** Filling up ahead of demand begins this much spread over a fleet that starts at once. */
+const FILL_SPREAD_MS = RESTART_SPREAD_MS / 5;
+/** An obstacle that passes within this time does not make a pod fail: it waits. */
+const WORTH_WAITING_MS = 10_000;
 
 export function decide(state: PoolState, nowMs: number): Decision {
-  const counts = count(state);
+  const counts = countPool(state);
+  const memory = remember(state.memory ?? initialMemory(nowMs, 0, true), state, counts, nowMs);
+  const plan: Plan = { actions: [], obstacles: [] };
+
+  const stuckConstrained = (state.constrained ?? []).map((c) => serveConstrained(state, c, plan, nowMs));
   // Cooling addresses serve the floor soon, but no pod that waits now.
-  const missing = Math.max(
-    state.waiters - counts.idle - counts.coming,
-    state.config.minIdle - counts.idle - counts.cooling - counts.coming,
-  );
-  if (missing > 0) return grow(state, missing, nowMs);
-  return shrink(state, counts, nowMs);
-}
+  const urgent = heldBack(state, plan, nowMs) ? 0 : Math.max(0, state.waiters - counts.idle - counts.coming);
+  const floor = idleFloor(state.config, counts.allocated);
+  const short = floor + state.waiters - counts.idle - counts.cooling - counts.coming;
+  const unserved = urgent > 0 ? grow(state, { count: urgent, urgent: true }, plan, nowMs) : 0;
+  const stuck = unserved > 0 ? whyStuck(state, plan.obstacles, {}, nowMs) : undefined;
 
-interface Counts {
-  readonly idle: number;
-  readonly cooling: number;
-  /** Under way from the cloud. */
-  readonly coming: number;
-  readonly going: number;
-}
+  let unfilled = 0;
+  const fill = short - urgent;
+  if (fill > 0 && mayFill(memory, state, plan, nowMs))
+    unfilled = grow(state, { count: fill, urgent: false }, plan, nowMs);
+  balance(state, plan, nowMs);
+  preAttach(state, plan, nowMs);
+  if (short <= 0 && plan.actions.every((a) => a.kind === "assign" && a.family !== undefined))
+    shrink(state, memory, counts, plan, nowMs);
 
-function count(state: PoolState): Counts {
-  const ready = state.enis.filter((e) => e.state === "ready");
-  const sum = (numbers: readonly number[]) => numbers.reduce((a, b) => a + b, 0);
+  const lacking = unserved > 0 || unfilled > 0 || stuckConstrained.some((s) => s !== undefined);
+  const full = plan.obstacles.some((o) => o.condition === "VSwitchExhausted");
+  const looks = looksDue(state, memory, lacking && full, nowMs);
+  const interval = state.config.warmupIntervalMs;
   return {
-    idle: sum(ready.map((e) => e.idle.length)),
-    cooling: sum(ready.map((e) => e.cooling)),
-    coming: sum(state.operations.filter((o) => o.kind === "create" || o.kind === "assign").map((o) => o.count)),
-    going: sum(state.operations.filter((o) => o.kind === "unassign").map((o) => o.count)),
+    actions: plan.actions,
+    stuck,
+    stuckConstrained,
+    againAtMs: earliest(
+      [...plan.obstacles.map((o) => o.untilMs), looks.nextAtMs, interval === undefined ? undefined : nowMs + interval],
+      nowMs,
+    ),
+    observe: looks.now,
+    conditions: conditionsOf(state, plan, counts, lacking, nowMs),
+    memory,
   };
 }
 
-/** One call at a time for an ENI: the cloud answers a second one with a conflict. */
-function isBusy(state: PoolState, eniId: string): boolean {
-  return state.operations.some((o) => o.eniId === eniId);
+/** The first pods of a burst wait a moment for the others, so that one call serves them all (CFG-53 to 55). */
+function heldBack(state: PoolState, plan: Plan, nowMs: number): boolean {
+  const { batchWindowMs = 0, batchSize = 1 } = state.config;
+  const untilMs = (state.waitingSinceMs ?? Number.NEGATIVE_INFINITY) + batchWindowMs;
+  if (state.waiters === 0 || state.waiters >= batchSize || untilMs <= nowMs) return false;
+  plan.obstacles.push({ untilMs, reason: "" });
+  return true;
 }
 
-function grow(state: PoolState, missing: number, nowMs: number): Decision {
-  const actions: PoolAction[] = [];
-  const obstacles: Inhibition[] = [];
-  let left = missing;
-  const all = inhibition(state, "all", nowMs);
-  if (all !== undefined) return { actions, stuck: state.waiters > 0 ? all.reason : undefined, againAtMs: all.untilMs };
+/** A node that just started, and can start pods, leaves the cloud to those that cannot. */
+function mayFill(memory: PoolMemory, state: PoolState, plan: Plan, nowMs: number): boolean {
+  if (state.memory === undefined || !memory.known) return true;
+  const untilMs = memory.startedAtMs + memory.seed * FILL_SPREAD_MS;
+  if (untilMs <= nowMs) return true;
+  plan.obstacles.push({ untilMs, reason: "" });
+  return false;
+}
 
-  const assignBlock = inhibition(state, "assign", nowMs);
-  if (assignBlock) obstacles.push(assignBlock);
-  for (const eni of candidates(state)) {
-    if (left <= 0 || assignBlock) break;
-    const block = inhibition(state, `vswitch:${eni.vswitchId}`, nowMs);
-    if (block !== undefined) {
-      obstacles.push(block);
-      continue;
-    }
-    if (
-      state.waiters === 0 &&
-      eni.unassignedAtMs !== undefined &&
-      nowMs < eni.unassignedAtMs + QUIET_AFTER_UNASSIGN_MS
-    ) {
-      obstacles.push({ untilMs: eni.unassignedAtMs + QUIET_AFTER_UNASSIGN_MS, reason: "" });
-      continue;
-    }
-    const n = Math.min(left, state.limits.perEni - eni.total, state.config.batch);
-    if (n > 0) actions.push({ kind: "assign", eniId: eni.id, count: n });
-    left -= Math.max(0, n);
+function serveConstrained(
+  state: PoolState,
+  demand: { readonly only: NonNullable<Want["only"]>; readonly waiters: number },
+  plan: Plan,
+  nowMs: number,
+): string | undefined {
+  const { only } = demand;
+  const here = countPool({ ...state, operations: [] }, (e) => matchesConstraint(e, only));
+  const coming = state.operations.reduce((n, o) => {
+    const on = state.enis.find((e) => e.id === o.eniId);
+    const fits = on === undefined ? JSON.stringify(o.only) === JSON.stringify(only) : matchesConstraint(on, only);
+    return fits && (o.kind === "create" || o.kind === "assign") ? n + o.count : n;
+  }, 0);
+  const count = demand.waiters - here.idle - coming;
+  if (count <= 0) return undefined;
+  const local: Plan = { actions: plan.actions, obstacles: [] };
+  const left = grow(state, { count, urgent: true, only }, local, nowMs);
+  plan.obstacles.push(...local.obstacles);
+  return left > 0 ? whyStuck(state, local.obstacles, only, nowMs) : undefined;
+}
+
+/** ENIs without a pod are kept attached, up to `preAttach`: the next burst saves the seconds that attaching takes. */
+function preAttach(state: PoolState, plan: Plan, nowMs: number): void {
+  const wanted = state.config.preAttach ?? 0;
+  if (wanted === 0 || !state.config.hotPlug || blockOf(state, "create", nowMs) || blockOf(state, "all", nowMs)) return;
+  const planned = plan.actions.filter((a) => a.kind === "create").length;
+  const spare =
+    state.enis.filter((e) => (e.state === "ready" || e.state === "attaching") && e.allocated === 0).length +
+    state.operations.filter((o) => o.kind === "create" && !state.enis.some((e) => e.id === o.eniId)).length;
+  let missing = Math.min(wanted - spare, state.limits.enis - slotsTaken(state)) - planned;
+  for (; missing > 0; missing--) {
+    const vswitch = chooseVSwitch(state, undefined, plan, nowMs);
+    if (vswitch === undefined || !affordable(state, "create", plan)) return;
+    plan.actions.push({ kind: "create", vswitchId: vswitch.id, count: 0 });
   }
-  if (left > 0) left -= addEnis(state, left, nowMs, actions, obstacles);
-  return { actions, stuck: stuckReason(state, left, obstacles), againAtMs: earliest(obstacles) };
 }
 
-function candidates(state: PoolState): PoolEni[] {
-  const open = state.enis.filter((e) => e.state === "ready" && e.total < state.limits.perEni && !isBusy(state, e.id));
-  return open.sort(
-    (a, b) => (state.config.fill === "fewest" ? a.total - b.total : b.total - a.total) || (a.id < b.id ? -1 : 1),
+/** @returns undefined when waiting is worth while: something is under way, or the obstacle passes soon. */
+function whyStuck(
+  state: PoolState,
+  obstacles: readonly Obstacle[],
+  only: NonNullable<Want["only"]>,
+  nowMs: number,
+): string | undefined {
+  const lasting = obstacles.filter((o) => o.reason !== "" && !passesSoon(o, nowMs));
+  const reasons = [...new Set(lasting.map((o) => o.reason))];
+  if (reasons.length > 0) return reasons.join("; ");
+  if (obstacles.length > 0) return undefined;
+  // Something is under way: not stuck yet.
+  if (state.operations.length > 0 || state.enis.some((e) => e.state === "attaching")) return undefined;
+  const nextFree = Math.min(...state.enis.map((e) => e.nextFreeAtMs ?? Number.POSITIVE_INFINITY));
+  if (nextFree - nowMs <= WORTH_WAITING_MS / 2) return undefined;
+  if (state.vswitches.length === 0) return "eni_conf names no vSwitch of this node's zone: add one under vswitches";
+  const matching = state.enis.filter((e) => matchesConstraint(e, only));
+  if (only.eniIds !== undefined)
+    return `ENI ${only.eniIds.join(", ")} has no address left: ${matching.length} of them on this node`;
+  return allTaken(state, nowMs);
+}
+
+function passesSoon(o: Obstacle, nowMs: number): boolean {
+  const transient = o.condition === undefined || o.condition === "CloudThrottled" || o.condition === "CloudUnavailable";
+  return (
+    transient &&
+    o.untilMs !== undefined &&
+    o.untilMs - nowMs <= WORTH_WAITING_MS &&
+    o.untilMs - nowMs > 0 &&
+    o.condition !== undefined
   );
 }
 
-/** @returns How many addresses the new ENIs will bring. */
-function addEnis(
-  state: PoolState,
-  wanted: number,
-  nowMs: number,
-  actions: PoolAction[],
-  obstacles: Inhibition[],
-): number {
-  const creating = state.operations.filter((o) => o.kind === "create" && o.eniId === undefined).length;
-  const have = state.enis.filter((e) => e.state !== "lost").length + creating;
-  let slots = state.config.hotPlug ? state.limits.enis - have : 0;
-  const block = inhibition(state, "create", nowMs);
-  if (slots > 0 && block !== undefined) {
-    obstacles.push(block);
-    return 0;
+function allTaken(state: PoolState, nowMs: number): string {
+  const attached = slotsTaken(state);
+  const cooling = state.enis.reduce((n, e) => n + e.cooling, 0);
+  const nextFree = Math.min(...state.enis.map((e) => e.nextFreeAtMs ?? Number.POSITIVE_INFINITY));
+  const next = Number.isFinite(nextFree) ? `, the next one free in ${Math.ceil((nextFree - nowMs) / 1000)} s` : "";
+  return `all ${attached} of ${state.limits.enis} ENIs of this instance type have their ${state.limits.perEni} addresses (${cooling} cooling down${next}): use a larger type or more nodes`;
+}
+
+function conditionsOf(state: PoolState, plan: Plan, counts: Counts, lacking: boolean, nowMs: number): Condition[] {
+  const found = new Map<string, Condition>();
+  const add = (o: Obstacle) => {
+    if (o.condition !== undefined) found.set(`${o.condition}/${o.reason}`, { reason: o.condition, message: o.reason });
+  };
+  for (const key of Object.keys(state.inhibitions)) {
+    const block = blockOf(state, key, nowMs);
+    if (block !== undefined) add(block);
   }
-  let brought = 0;
-  while (slots > 0 && brought < wanted) {
-    const vswitchId = chooseVSwitch(state, nowMs, actions, obstacles);
-    if (vswitchId === undefined) break;
-    const n = Math.min(wanted - brought, state.limits.perEni, state.config.batch);
-    actions.push({ kind: "create", vswitchId, count: n });
-    brought += n;
-    slots -= 1;
-  }
-  return brought;
+  plan.obstacles.forEach(add);
+  const noRoom =
+    slotsTaken(state) >= state.limits.enis &&
+    state.enis.every((e) => e.state === "lost" || Math.max(e.total, e.total6 ?? 0) >= state.limits.perEni);
+  const usable = state.enis.reduce((n, e) => n + (e.state === "ready" ? usableOf(e) : 0), 0);
+  if (noRoom && lacking && usable + counts.coming === 0)
+    add({ untilMs: undefined, reason: allTaken(state, nowMs), condition: "PoolExhausted" });
+  return [...found.values()];
 }
 
-/** The first vSwitch with room, least used by what was decided a moment ago. */
-function chooseVSwitch(
-  state: PoolState,
-  nowMs: number,
-  actions: readonly PoolAction[],
-  obstacles: Inhibition[],
-): string | undefined {
-  const open = state.vswitches.filter((v) => {
-    const block = inhibition(state, `vswitch:${v.id}`, nowMs);
-    if (block !== undefined) obstacles.push(block);
-    return block === undefined && v.available !== 0;
-  });
-  const planned = (id: string) => actions.filter((a) => a.kind === "create" && a.vswitchId === id).length;
-  return [...open].sort((a, b) => planned(a.id) - planned(b.id) || (b.available ?? 0) - (a.available ?? 0))[0]?.id;
-}
-
-function stuckReason(state: PoolState, left: number, obstacles: readonly Inhibition[]): string | undefined {
-  if (left <= 0 || state.waiters === 0) return undefined;
-  const reasons = [...new Set(obstacles.map((o) => o.reason).filter((r) => r !== ""))];
-  if (reasons.length > 0) return reasons.join("; ");
-  const attached = state.enis.filter((e) => e.state !== "lost").length;
-  // Something is under way: not stuck yet.
-  if (state.operations.length > 0 || state.enis.some((e) => e.state === "attaching")) return undefined;
-  const full = state.vswitches.filter((v) => v.available === 0).map((v) => `vSwitch ${v.id} has 0 free addresses`);
-  if (attached < state.limits.enis && full.length > 0) return full.join("; ");
-  return `all ${attached} of ${state.limits.enis} ENIs of this instance type have their ${state.limits.perEni} addresses`;
-}
-
-function earliest(obstacles: readonly Inhibition[]): number | undefined {
-  return obstacles.length === 0 ? undefined : Math.min(...obstacles.map((o) => o.untilMs));
-}
-
-function shrink(state: PoolState, counts: Counts, nowMs: number): Decision {
-  const { minIdle, maxIdle, idleTtlMs } = state.config;
-  const idle = counts.idle - counts.going;
-  const rested = state.surplusSinceMs !== undefined && nowMs >= state.surplusSinceMs + idleTtlMs;
-  // What cools will be idle soon: counted as kept, so that a burst of deletions is not answered with calls at once.
-  const keep = rested ? minIdle : maxIdle;
-  let excess = idle - keep;
-  const againAtMs =
-    state.surplusSinceMs !== undefined && !rested && idle > minIdle ? state.surplusSinceMs + idleTtlMs : undefined;
-  if (excess <= 0 || inhibition(state, "all", nowMs)) return { actions: [], stuck: undefined, againAtMs };
-  const actions: PoolAction[] = [];
-  // From the emptiest ENI first, so that whole ENIs come free.
-  const ready = state.enis
-    .filter((e) => e.state === "ready" && !isBusy(state, e.id))
-    .sort(
-      (a, b) => a.allocated + a.reserved - (b.allocated + b.reserved) || a.total - b.total || (a.id < b.id ? 1 : -1),
-    );
-  for (const eni of ready) {
-    if (excess <= 0) break;
-    const empty = eni.allocated === 0 && eni.reserved === 0 && eni.cooling === 0;
-    if (empty && state.config.hotPlug && eni.idle.length <= excess) {
-      actions.push({ kind: "remove", eniId: eni.id });
-      excess -= eni.idle.length;
-      continue;
-    }
-    const addresses = eni.idle.slice(0, Math.min(excess, state.config.batch));
-    if (addresses.length > 0) actions.push({ kind: "unassign", eniId: eni.id, addresses });
-    excess -= addresses.length;
-  }
-  return { actions, stuck: undefined, againAtMs };
+function earliest(times: readonly (number | undefined)[], nowMs: number): number | undefined {
+  const later = times.filter((t) => t !== undefined && t > nowMs) as number[];
+  return later.length === 0 ? undefined : Math.min(...later);
 }

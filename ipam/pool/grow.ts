@@ -54,7 +54,9 @@ function fillEnis(state: PoolState, want: Want, plan: Plan, nowMs: number): numb
     plan.obstacles.push(block);
     return 0;
   }
-  const perCall = want.urgent ? state.config.batch : Math.min(state.config.batch, state.config.warmupBatch ?? state.config.batch);
+  const perCall = want.urgent
+    ? state.config.batch
+    : Math.min(state.config.batch, state.config.warmupBatch ?? state.config.batch);
   let brought = 0;
   for (const eni of candidates(state, want, plan)) {
     if (brought >= want.count) break;
@@ -64,7 +66,7 @@ function fillEnis(state: PoolState, want: Want, plan: Plan, nowMs: number): numb
       continue;
     }
     const vswitch = state.vswitches.find((v) => v.id === eni.vswitchId);
-    const room = vswitch === undefined ? undefined : roomIn(vswitch, plan, nowMs);
+    const room = vswitch === undefined ? undefined : roomIn(state, vswitch, plan, nowMs);
     if (room === 0) {
       plan.obstacles.push(fullVSwitch(eni.vswitchId, nowMs));
       continue;
@@ -125,8 +127,13 @@ function addEnis(state: PoolState, want: Want, plan: Plan, nowMs: number): numbe
     const vswitch = chooseVSwitch(state, want.only, plan, nowMs);
     if (vswitch === undefined || !affordable(state, "create", plan)) break;
     // The ENI's primary address comes out of the same vSwitch.
-    const room = roomIn(vswitch, plan, nowMs);
-    const count = Math.min(want.count - brought, state.limits.perEni, state.config.batch, Math.max(0, (room ?? Number.POSITIVE_INFINITY) - 1));
+    const room = roomIn(state, vswitch, plan, nowMs);
+    const count = Math.min(
+      want.count - brought,
+      state.limits.perEni,
+      state.config.batch,
+      Math.max(0, (room ?? Number.POSITIVE_INFINITY) - 1),
+    );
     if (count === 0) {
       plan.obstacles.push(fullVSwitch(vswitch.id, nowMs));
       break;
@@ -153,7 +160,7 @@ export function chooseVSwitch(
       return false;
     }
     // An ENI alone takes one address.
-    if ((roomIn(v, plan, nowMs) ?? 1) > 0) return true;
+    if ((roomIn(state, v, plan, nowMs) ?? 1) > 0) return true;
     plan.obstacles.push(fullVSwitch(v.id, nowMs));
     return false;
   });
@@ -171,11 +178,12 @@ export function chooseVSwitch(
 }
 
 /** Free addresses less those that this round asks for; undefined when not known, or known too long ago. */
-function roomIn(vswitch: PoolVSwitch, plan: Plan, nowMs: number): number | undefined {
+function roomIn(state: PoolState, vswitch: PoolVSwitch, plan: Plan, nowMs: number): number | undefined {
   if (vswitch.available === undefined || nowMs - (vswitch.atMs ?? nowMs) > STALE_VSWITCH_MS) return undefined;
   const asked = plan.actions.reduce((n, a) => {
     if (a.kind === "create" && a.vswitchId === vswitch.id) return n + a.count + 1;
-    return n;
+    const on = a.kind === "assign" ? state.enis.find((e) => e.id === a.eniId) : undefined;
+    return a.kind === "assign" && on?.vswitchId === vswitch.id ? n + a.count : n;
   }, 0);
   return Math.max(0, vswitch.available - asked);
 }

@@ -1,0 +1,89 @@
+/**
+ * When to look at the cloud. Rarely: the store is what pods live from, and a fleet that looks all at once is throttled
+ * all at once (F-13).
+ */
+import type { Observation, PoolMemory, PoolState } from "./state.ts";
+
+/** An agent whose store knew its ENIs takes its first look within this time after its start. */
+export const RESTART_SPREAD_MS = 300_000;
+/** An agent that knows nothing has to look before it can do anything. */
+const UNKNOWN_SPREAD_MS = 2000;
+export const RECONCILE_MS = 900_000;
+/** While pods lack addresses because a vSwitch is full: how soon room is seen. Recovery takes less than 15 s (F-09). */
+const EXHAUSTED_LOOK_MS = 8000;
+const EXHAUSTED_QUIET_LOOK_MS = 60_000;
+/** Pods that waited this long ago may come back: kubelet tries again. */
+const PRESSED_FOR_MS = 120_000;
+
+export interface Looks {
+  readonly now: readonly { readonly what: Observation; readonly reason: string }[];
+  readonly nextAtMs: number | undefined;
+}
+
+/** @param short Addresses that are wanted and not had because of full vSwitches. */
+export function looksDue(state: PoolState, memory: PoolMemory, short: boolean, nowMs: number): Looks {
+  const now: { what: Observation; reason: string }[] = [];
+  let nextAtMs: number | undefined;
+  for (const what of ["enis", "limits", "vswitches"] as const) {
+    const due = dueAt(what, state, memory, short, nowMs);
+    if (due === undefined) continue;
+    const atMs = Math.max(due.atMs, memory.observed[what]?.notBeforeMs ?? 0);
+    if (atMs <= nowMs) now.push({ what, reason: due.reason });
+    else nextAtMs = Math.min(nextAtMs ?? atMs, atMs);
+  }
+  return { now, nextAtMs };
+}
+
+function dueAt(
+  what: Observation,
+  state: PoolState,
+  memory: PoolMemory,
+  short: boolean,
+  nowMs: number,
+): { readonly atMs: number; readonly reason: string } | undefined {
+  const { seed, startedAtMs, known, suspectSinceMs: suspect } = memory;
+  const last = memory.observed[what]?.okAtMs;
+  switch (what) {
+    case "enis": {
+      if (suspect !== undefined && (last === undefined || last <= suspect))
+        return { atMs: suspect + 1000 * (1 + seed), reason: "an answer of the cloud does not fit what we know" };
+      if (last === undefined)
+        return { atMs: startedAtMs + seed * (known ? RESTART_SPREAD_MS : UNKNOWN_SPREAD_MS), reason: "start" };
+      // Different again every time, so that no two nodes stay in step.
+      const turn = (seed * 997 + last / 1000) % 1;
+      return { atMs: last + RECONCILE_MS * (0.85 + 0.3 * turn), reason: "periodic" };
+    }
+    case "limits":
+      // Twice the spread: the budget of DescribeInstanceTypes is half that of the ENIs.
+      return last !== undefined
+        ? undefined
+        : { atMs: startedAtMs + seed * (known ? 2 * RESTART_SPREAD_MS : UNKNOWN_SPREAD_MS), reason: "start" };
+    case "vswitches": {
+      const unknown = state.vswitches.length > 1 && state.vswitches.some((v) => v.available === undefined);
+      if (!short)
+        return unknown && last === undefined && !known ? { atMs: nowMs, reason: "several to choose from" } : undefined;
+      const pressed = memory.pressedAtMs !== undefined && nowMs - memory.pressedAtMs < PRESSED_FOR_MS;
+      const every = (pressed ? EXHAUSTED_LOOK_MS : EXHAUSTED_QUIET_LOOK_MS) * (0.8 + 0.4 * seed);
+      return { atMs: (last ?? Number.NEGATIVE_INFINITY) + every, reason: "a vSwitch is full" };
+    }
+  }
+}
+
+/** Takes note of an answer, or of none. Failures are asked again with growing pauses. */
+export function noteLook(
+  memory: PoolMemory,
+  what: Observation,
+  ok: boolean,
+  nowMs: number,
+  retryAfterMs?: number,
+): PoolMemory {
+  const before = memory.observed[what];
+  const failures = ok ? 0 : (before?.failures ?? 0) + 1;
+  const pause = ok ? 0 : Math.max(retryAfterMs ?? 0, Math.min(60_000, 2000 * 2 ** failures) * (0.5 + memory.seed));
+  const observed = {
+    ...memory.observed,
+    [what]: { okAtMs: ok ? nowMs : before?.okAtMs, notBeforeMs: nowMs + pause, failures },
+  };
+  const settled = ok && what === "enis";
+  return { ...memory, observed, suspectSinceMs: settled ? undefined : memory.suspectSinceMs };
+}

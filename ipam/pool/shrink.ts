@@ -1,0 +1,110 @@
+/** What goes back to the vSwitch: idle addresses above the ceiling, and those that nobody needed for a long time. */
+import { blockOf, type Counts, idleFloor, isBusy, usableOf } from "./counts.ts";
+import { affordable, type Plan } from "./grow.ts";
+import { lowestIdle, nextRise } from "./idle-window.ts";
+import type { PoolEni, PoolMemory, PoolState } from "./state.ts";
+
+/** Adds releases to the plan. Never below the floor, never an address that is not idle, never an ENI with a pod. */
+export function shrink(state: PoolState, memory: PoolMemory, counts: Counts, plan: Plan, nowMs: number): void {
+  if (blockOf(state, "all", nowMs) !== undefined) return;
+  const floor = idleFloor(state.config, counts.allocated);
+  const idle = counts.idle - counts.going;
+  const unneeded = unneededFor(state, memory, counts, floor, nowMs);
+  again(state, memory, counts, floor, plan, nowMs);
+  // What cools will be idle soon: counted as kept, so that a burst of deletions is not answered with calls at once.
+  let excess = Math.max(idle - state.config.maxIdle, Math.min(unneeded, idle - floor));
+  // Without memory there is no telling how long an ENI has been empty: as soon as it is.
+  const restedSince = state.memory === undefined ? Number.POSITIVE_INFINITY : nowMs - state.config.idleTtlMs;
+  const givers = state.enis.filter(
+    (e) => e.state === "ready" && e.foreign !== true && !isBusy(state, e.id) && isOpen(state, e, nowMs),
+  );
+  let spare = state.enis.filter((e) => (e.state === "ready" || e.state === "attaching") && e.allocated === 0).length;
+  for (const eni of emptiestFirst(givers)) {
+    const rested = (memory.emptySinceMs[eni.id] ?? Number.POSITIVE_INFINITY) <= restedSince;
+    const whole =
+      isEmpty(eni) && rested && usableOf(eni) <= Math.max(0, excess) && spare > (state.config.preAttach ?? 0);
+    if (whole && removable(state, plan, nowMs)) {
+      plan.actions.push({ kind: "remove", eniId: eni.id });
+      excess -= usableOf(eni);
+      spare -= 1;
+      continue;
+    }
+    const addresses = eni.idle.slice(0, Math.max(0, Math.min(excess, usableOf(eni), state.config.batch)));
+    if (
+      addresses.length === 0 ||
+      blockOf(state, "unassign", nowMs) !== undefined ||
+      !affordable(state, "unassign", plan)
+    )
+      continue;
+    plan.actions.push({
+      kind: "unassign",
+      eniId: eni.id,
+      addresses: [...addresses, ...(eni.idle6?.slice(0, addresses.length) ?? [])],
+    });
+    excess -= addresses.length;
+  }
+}
+
+/** Idle addresses that were above the floor for all of the idle timeout. */
+function unneededFor(state: PoolState, memory: PoolMemory, counts: Counts, floor: number, nowMs: number): number {
+  const { idleTtlMs } = state.config;
+  if (state.memory === undefined) {
+    const since = state.surplusSinceMs;
+    return since !== undefined && nowMs >= since + idleTtlMs ? counts.idle - counts.going - floor : 0;
+  }
+  return Math.max(0, (lowestIdle(memory.idle, idleTtlMs, nowMs) ?? 0) - floor - counts.going);
+}
+
+/** When the same look may find more to give back. */
+function again(state: PoolState, memory: PoolMemory, counts: Counts, floor: number, plan: Plan, nowMs: number): void {
+  const later = (untilMs: number | undefined) => {
+    if (untilMs !== undefined && untilMs > nowMs) plan.obstacles.push({ untilMs, reason: "" });
+  };
+  const { idleTtlMs } = state.config;
+  if (counts.idle - counts.going > floor) {
+    if (state.memory !== undefined) later(nextRise(memory.idle, idleTtlMs, nowMs));
+    else if (state.surplusSinceMs !== undefined) later(state.surplusSinceMs + idleTtlMs);
+  }
+  if (state.memory !== undefined) for (const since of Object.values(memory.emptySinceMs)) later(since + idleTtlMs);
+}
+
+function isOpen(state: PoolState, eni: PoolEni, nowMs: number): boolean {
+  return blockOf(state, `eni:${eni.id}`, nowMs) === undefined;
+}
+
+function isEmpty(eni: PoolEni): boolean {
+  return eni.allocated === 0 && eni.reserved === 0 && eni.cooling === 0;
+}
+
+function removable(state: PoolState, plan: Plan, nowMs: number): boolean {
+  return state.config.hotPlug && blockOf(state, "remove", nowMs) === undefined && affordable(state, "remove", plan);
+}
+
+/** From the emptiest ENI first, so that whole ENIs come free. */
+function emptiestFirst(enis: readonly PoolEni[]): PoolEni[] {
+  return [...enis].sort(
+    (a, b) => a.allocated + a.reserved - (b.allocated + b.reserved) || a.total - b.total || (a.id < b.id ? 1 : -1),
+  );
+}
+
+/** Dual stack: brings the family that lags behind up to the other one, or takes the surplus back where it cannot. */
+export function balance(state: PoolState, plan: Plan, nowMs: number): void {
+  if (!state.config.dualStack) return;
+  for (const eni of state.enis) {
+    if (eni.state !== "ready" || eni.foreign === true || eni.total6 === undefined || eni.total === eni.total6) continue;
+    if (isBusy(state, eni.id) || plan.actions.some((a) => "eniId" in a && a.eniId === eni.id)) continue;
+    const behind = eni.total6 < eni.total ? 6 : 4;
+    const count = Math.min(Math.abs(eni.total - eni.total6), state.config.batch);
+    const keys = ["all", "assign", `eni:${eni.id}`, `vswitch:${eni.vswitchId}`];
+    const block = keys.map((key) => blockOf(state, key, nowMs)).find((b) => b !== undefined);
+    if (block === undefined && (behind === 6 ? eni.total6 : eni.total) < state.limits.perEni) {
+      if (affordable(state, "assign", plan))
+        plan.actions.push({ kind: "assign", eniId: eni.id, count, family: behind });
+      continue;
+    }
+    if (block !== undefined) plan.obstacles.push({ untilMs: block.untilMs, reason: "" });
+    const surplus = (behind === 6 ? eni.idle : (eni.idle6 ?? [])).slice(0, count);
+    if (surplus.length > 0 && blockOf(state, "unassign", nowMs) === undefined && affordable(state, "unassign", plan))
+      plan.actions.push({ kind: "unassign", eniId: eni.id, addresses: surplus });
+  }
+}

@@ -1,0 +1,206 @@
+/**
+ * The main job, on one machine: two nodes in two zones of an emulated VPC, agents that keep the pools full, pods that
+ * the real plugin binaries attach, real traffic between them, and nothing left at the end.
+ *
+ *   npm run demo [-- --json]
+ */
+
+import { spawnSync } from "node:child_process";
+import { existsSync } from "node:fs";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
+import { nodeSys } from "../../shared/sys/node.ts";
+import { percentile } from "../bench/percentile.ts";
+import { OUTSIDE_IP } from "../cloud/fabric.ts";
+import { type PoolView, poolView } from "../lab/store-view.ts";
+import { ping, tcpEcho } from "../lab/traffic.ts";
+import { createWorld, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
+const { values } = parseArgs({
+  options: { json: { type: "boolean", default: false }, pods: { type: "string", default: "20" } },
+});
+const PODS = Number(values.pods);
+const POOL = { min: 20, max: 24 };
+const AWAY = 3;
+
+function say(text: string): void {
+  (values.json ? process.stderr : process.stdout).write(`${text}\n`);
+}
+
+interface Attached {
+  readonly node: WorldNode;
+  readonly pod: WorldPod;
+  readonly ip: string;
+  readonly addMs: number;
+}
+
+const view = (node: WorldNode): PoolView => poolView(node.store, nodeSys.clock(CLOCK_BOOTTIME));
+
+async function warm(node: WorldNode, idle: number): Promise<void> {
+  await until(`${node.name}: ${idle} idle addresses`, 30_000, () => {
+    try {
+      return view(node).idle >= idle;
+    } catch {
+      return false; // the agent has not made the store yet
+    }
+  });
+}
+
+async function attach(node: WorldNode): Promise<Attached> {
+  const pod = node.newPod();
+  const { result, ms } = await node.runtime.add(pod);
+  return { node, pod, ip: result.ips?.[0]?.address.split("/")[0] ?? "", addMs: ms };
+}
+
+function table(world: World): void {
+  for (const node of world.nodes) {
+    const v = view(node);
+    say(
+      `  ${node.name} (${node.zone}): ${v.enis} ENIs, ${v.allocated} allocated, ${v.idle} idle, ${v.cooling} cooling`,
+    );
+  }
+}
+
+/** What must be gone once every pod is deleted: rules and host routes of pods, host interfaces, allocated addresses. */
+function leaksOf(node: WorldNode): string[] {
+  const name = node.netns.split("/").at(-1) ?? "";
+  const ip = (...args: string[]) => spawnSync("ip", ["-n", name, ...args], { encoding: "utf8" }).stdout;
+  const v = view(node);
+  return [
+    ...ip("-o", "link")
+      .split("\n")
+      .filter((l) => / cali[0-9a-f]+@/.test(l)),
+    ...ip("rule")
+      .split("\n")
+      .filter((l) => l.startsWith("2048:")),
+    ...ip("route", "show", "table", "17000")
+      .split("\n")
+      .filter((l) => l !== ""),
+    ...(v.allocated > 0 ? [`${v.allocated} addresses still allocated`] : []),
+    ...(v.attachments > 0 ? [`${v.attachments} attachments still recorded`] : []),
+  ];
+}
+
+async function run(world: World) {
+  const [first, second] = world.nodes;
+  if (first === undefined || second === undefined) throw new Error("the demo needs two nodes");
+  say("warming the pools");
+  await Promise.all(world.nodes.map((n) => warm(n, POOL.min)));
+  table(world);
+
+  say(`attaching ${PODS} pods on each node with the plugin binaries`);
+  const attached: Attached[] = [];
+  for (let i = 0; i < PODS; i++) for (const node of world.nodes) attached.push(await attach(node));
+  table(world);
+
+  say("pods ping each other, the outside, and exchange TCP");
+  const reachable = new Set<Attached>();
+  const unreachable: string[] = [];
+  for (const [i, a] of attached.entries()) {
+    // One on the same node, one on the other, and the way out: over all pods every pair of ENIs comes up.
+    const same = attached[(i + 2 * (1 + (i % 7))) % attached.length];
+    const other = attached[(i + 1 + 2 * (i % 5)) % attached.length];
+    const targets = [same?.ip, other?.ip, OUTSIDE_IP].filter((ip): ip is string => ip !== undefined);
+    const failed: string[] = [];
+    for (const target of targets) if (!(await ping(a.pod.netns, target))) failed.push(target);
+    if (other && !(await tcpEcho(other.pod.netns, other.ip, a.pod.netns))) failed.push(`tcp ${other.ip}`);
+    if (failed.length === 0) reachable.add(a);
+    else unreachable.push(`${a.pod.name} (${a.ip}) does not reach ${failed.join(", ")}`);
+  }
+  for (const line of unreachable) say(`  ${line}`);
+  say(`  ${reachable.size} of ${attached.length} pods reach all their targets`);
+
+  await warm(first, AWAY);
+  say(`killing the agent of ${first.name}; pods still start from the pool`);
+  await first.stopAgent("SIGKILL");
+  const away: Attached[] = [];
+  for (let i = 0; i < AWAY; i++) away.push(await attach(first));
+  let awayReachable = 0;
+  for (const a of away) if (await ping(a.pod.netns, attached[1]?.ip ?? "")) awayReachable += 1;
+  say(`  ${away.length} pods attached without an agent, ${awayReachable} reach a pod on ${second.name}`);
+  first.startAgent();
+
+  say("deleting every pod");
+  const delMs: number[] = [];
+  for (const a of [...attached, ...away]) {
+    delMs.push((await a.node.runtime.del(a.pod)).ms);
+    a.pod.destroy();
+  }
+  say("waiting for the pools to shrink and drained ENIs to go back");
+  await Promise.all(
+    world.nodes.map((n) =>
+      until(`${n.name}: pool shrunk`, 40_000, () => {
+        const v = view(n);
+        return v.idle <= POOL.max && v.cooling === 0 && v.intents === 0 && v.allocated === 0;
+      }),
+    ),
+  );
+  table(world);
+  const leaks = [...world.nodes.flatMap(leaksOf), ...world.cloud.model.violations()];
+  for (const leak of leaks) say(`  leak: ${leak}`);
+  const addMs = [...attached, ...away].map((a) => a.addMs);
+  return {
+    ok: unreachable.length === 0 && leaks.length === 0 && away.length === AWAY && awayReachable === AWAY,
+    nodes: world.nodes.length,
+    podsAttached: addMs.length,
+    podsReachable: reachable.size + awayReachable,
+    addWhileAgentDown: away.length,
+    addP50Ms: round(percentile(addMs, 50)),
+    addP99Ms: round(percentile(addMs, 99)),
+    delP50Ms: round(percentile(delMs, 50)),
+    delP99Ms: round(percentile(delMs, 99)),
+    apiCalls: world.cloud.api.counts(),
+    leaks: leaks.length,
+  };
+}
+
+function round(n: number): number {
+  return Math.round(n * 100) / 100;
+}
+
+async function main(): Promise<void> {
+  if (!existsSync(join(root, "dist/cni/terway-eni"))) {
+    say("building the plugins");
+    const built = spawnSync(process.execPath, [join(root, "plugins/host/build.ts")], {
+      stdio: ["ignore", values.json ? "ignore" : "inherit", "inherit"],
+    });
+    if (built.status !== 0) throw new Error("the plugins could not be built: see above");
+  }
+  say("starting an emulated VPC with two nodes in two zones");
+  const world = await createWorld({
+    prefix: `demo${process.pid % 1000}`,
+    nodes: 2,
+    mode: "eniip-veth",
+    instanceType: "ecs.g7.4xlarge",
+    poolMin: POOL.min,
+    poolMax: POOL.max,
+    cooldownSeconds: 2,
+    eniConf: { resource_gc: { enable: true, idle_ip_ttl_seconds: 300 } },
+  });
+  let report: Awaited<ReturnType<typeof run>>;
+  try {
+    report = await run(world);
+  } finally {
+    await world.close();
+  }
+  say("");
+  say(`pods attached      ${report.podsAttached}, reachable ${report.podsReachable}`);
+  say(
+    `ADD                p50 ${report.addP50Ms} ms, p99 ${report.addP99Ms} ms (process start to end, seen from a Node runtime)`,
+  );
+  say(`DEL                p50 ${report.delP50Ms} ms, p99 ${report.delP99Ms} ms`);
+  say(
+    `cloud API calls    ${Object.entries(report.apiCalls)
+      .map(([k, n]) => `${k} ${n}`)
+      .join(", ")}`,
+  );
+  say(`leaks              ${report.leaks}`);
+  say(report.ok ? "all went well" : "NOT everything went well");
+  if (values.json) process.stdout.write(`${JSON.stringify(report)}\n`);
+  process.exitCode = report.ok ? 0 : 1;
+}
+
+await main();
