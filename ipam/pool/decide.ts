@@ -8,12 +8,13 @@
 import { blockOf, type Counts, countPool, idleFloor, matchesConstraint, slotsTaken, usableOf } from "./counts.ts";
 import { affordable, chooseVSwitch, grow, type Obstacle, type Plan, type Want } from "./grow.ts";
 import { initialMemory, remember } from "./memory.ts";
-import { looksDue, RESTART_SPREAD_MS } from "./observe.ts";
+import { type Looks, looksDue, RESTART_SPREAD_MS } from "./observe.ts";
 import { balance, shrink } from "./shrink.ts";
 import type { Condition, Decision, PoolMemory, PoolState } from "./state.ts";
 
 export type * from "./state.ts";
 
+const NO_LOOKS: Looks = { now: [], nextAtMs: undefined };
 /** Filling up ahead of demand begins this much spread over a fleet that starts at once. */
 const FILL_SPREAD_MS = RESTART_SPREAD_MS / 5;
 /** An obstacle that passes within this time does not make a pod fail: it waits. */
@@ -26,24 +27,23 @@ export function decide(state: PoolState, nowMs: number): Decision {
 
   const stuckConstrained = (state.constrained ?? []).map((c) => serveConstrained(state, c, plan, nowMs));
   // Cooling addresses serve the floor soon, but no pod that waits now.
-  const urgent = heldBack(state, plan, nowMs) ? 0 : Math.max(0, state.waiters - counts.idle - counts.coming);
+  const waiters = heldBack(state, plan, nowMs) ? 0 : state.waiters;
+  const urgent = Math.max(0, waiters - counts.idle - counts.coming);
   const floor = idleFloor(state.config, counts.allocated);
-  const short = floor + state.waiters - counts.idle - counts.cooling - counts.coming;
-  const unserved = urgent > 0 ? grow(state, { count: urgent, urgent: true }, plan, nowMs) : 0;
+  const short = floor + waiters - counts.idle - counts.cooling - counts.coming;
+  // One look for both: a call made for a pod that waits brings the floor along.
+  const wanted = short > urgent && mayFill(memory, state, plan, nowMs) ? short : urgent;
+  const missing = wanted > 0 ? grow(state, { count: wanted, urgent: urgent > 0 }, plan, nowMs) : 0;
+  const unserved = Math.max(0, urgent - (wanted - missing));
   const stuck = unserved > 0 ? whyStuck(state, plan.obstacles, {}, nowMs) : undefined;
-
-  let unfilled = 0;
-  const fill = short - urgent;
-  if (fill > 0 && mayFill(memory, state, plan, nowMs))
-    unfilled = grow(state, { count: fill, urgent: false }, plan, nowMs);
   balance(state, plan, nowMs);
   preAttach(state, plan, nowMs);
   if (short <= 0 && plan.actions.every((a) => a.kind === "assign" && a.family !== undefined))
     shrink(state, memory, counts, plan, nowMs);
 
-  const lacking = unserved > 0 || unfilled > 0 || stuckConstrained.some((s) => s !== undefined);
+  const lacking = missing > 0 || stuckConstrained.some((s) => s !== undefined);
   const full = plan.obstacles.some((o) => o.condition === "VSwitchExhausted");
-  const looks = looksDue(state, memory, lacking && full, nowMs);
+  const looks = state.memory === undefined ? NO_LOOKS : looksDue(state, memory, lacking && full, nowMs);
   const interval = state.config.warmupIntervalMs;
   return {
     actions: plan.actions,
@@ -137,14 +137,8 @@ function whyStuck(
 }
 
 function passesSoon(o: Obstacle, nowMs: number): boolean {
-  const transient = o.condition === undefined || o.condition === "CloudThrottled" || o.condition === "CloudUnavailable";
-  return (
-    transient &&
-    o.untilMs !== undefined &&
-    o.untilMs - nowMs <= WORTH_WAITING_MS &&
-    o.untilMs - nowMs > 0 &&
-    o.condition !== undefined
-  );
+  const transient = o.condition === "CloudThrottled" || o.condition === "CloudUnavailable";
+  return transient && o.untilMs !== undefined && o.untilMs - nowMs <= WORTH_WAITING_MS;
 }
 
 function allTaken(state: PoolState, nowMs: number): string {

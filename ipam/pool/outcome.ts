@@ -1,0 +1,56 @@
+/** What the outcome of an action leaves behind for the next decisions. Pure. */
+import { FAILURE_WINDOW_MS } from "./counts.ts";
+import { blockedBy, type Failure } from "./inhibit.ts";
+import { initialMemory } from "./memory.ts";
+import type { Inhibition, PoolAction, PoolMemory, PoolState } from "./state.ts";
+
+export type Outcome = { readonly kind: "done" } | { readonly kind: "failed"; readonly failure: Failure };
+
+export interface Aftermath {
+  readonly inhibitions: Readonly<Record<string, Inhibition>>;
+  readonly memory: PoolMemory;
+}
+
+/** @param jitter 0 to 1, a new one for each call. */
+export function applyOutcome(
+  state: Pick<PoolState, "inhibitions" | "memory" | "enis">,
+  action: PoolAction,
+  outcome: Outcome,
+  nowMs: number,
+  jitter: number,
+): Aftermath {
+  const memory = state.memory ?? initialMemory(nowMs, jitter, true);
+  const inhibitions = Object.fromEntries(Object.entries(state.inhibitions).filter(([, i]) => i.untilMs > nowMs));
+  const eniId = action.kind === "create" ? undefined : action.eniId;
+  const vswitchId =
+    action.kind === "create" ? action.vswitchId : (state.enis.find((e) => e.id === eniId)?.vswitchId ?? "");
+  const concerned = [action.kind, "all", `vswitch:${vswitchId}`, `eni:${eniId}`];
+  if (outcome.kind === "done") {
+    // What just worked is not blocked, whatever was thought before.
+    const worked =
+      action.kind === "create" || action.kind === "assign" ? concerned : [action.kind, "all", `eni:${eniId}`];
+    for (const key of worked) delete inhibitions[key];
+    const failedAtMs = Object.fromEntries(Object.entries(memory.failedAtMs).filter(([key]) => !worked.includes(key)));
+    return { inhibitions, memory: { ...memory, failedAtMs } };
+  }
+  const { failure } = outcome;
+  // How often in a row is told by the key it will block; which that is does not depend on the number.
+  const probe = blockedBy(failure, action.kind, vswitchId, nowMs, 1, 0, eniId);
+  if (probe === undefined) return { inhibitions, memory: { ...memory, suspectSinceMs: nowMs } };
+  const before = memory.failedAtMs[probe.key] ?? [];
+  const last = before.at(-1);
+  const recent = last !== undefined && last > nowMs - FAILURE_WINDOW_MS ? last : undefined;
+  const blocked = blockedBy(failure, action.kind, vswitchId, nowMs, before.length + 1, jitter, eniId, recent) ?? probe;
+  const looksWrong = failure.class === "capacity" || failure.class === "eni-limit" || failure.class === "state";
+  const { limits, ...others } = memory.observed;
+  return {
+    inhibitions: { ...inhibitions, [blocked.key]: blocked.inhibition },
+    memory: {
+      ...memory,
+      failedAtMs: { ...memory.failedAtMs, [blocked.key]: [...before, nowMs].slice(-16) },
+      suspectSinceMs: looksWrong ? nowMs : memory.suspectSinceMs,
+      // The type's limits may have changed (a resize): read them again, too.
+      observed: failure.class === "capacity" || limits === undefined ? others : { ...others, limits },
+    },
+  };
+}
