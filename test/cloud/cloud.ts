@@ -74,6 +74,7 @@ function listen(server: Server, at: { readonly port: number; readonly netns?: st
 
 export async function createCloud(options: CloudOptions): Promise<Cloud> {
   if (options.fabric) removeNetnsByPrefix(`${options.prefix}-`);
+  let closed = false;
   const vpcCidr = "10.0.0.0/8";
   const vpcCidr6 = options.ipv6 ? "2408:4000::/56" : undefined;
   const fabric = options.fabric
@@ -83,7 +84,8 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     region: "cn-emulated",
     vpcCidr,
     delays: options.delays ?? QUICK,
-    schedule: (ms, work) => void setTimeout(work, ms),
+    // What is still under way when the cloud closes never happens.
+    schedule: (ms, work) => void setTimeout(() => closed || work(), ms).unref(),
     events: {
       attached: (eni, instance) => fabric?.attach(model, eni, instance),
       detached: (eni) => fabric?.detach(eni),
@@ -142,6 +144,7 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       fabric?.removeInstance(id);
     },
     async close() {
+      closed = true;
       await Promise.all(
         servers.map(
           (server) =>
