@@ -1,41 +1,8 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { decide, type PoolEni, type PoolState } from "./decide.ts";
+import { decide, type PoolState } from "./decide.ts";
+import { makeEni as eni, makeState as state } from "./testkit.ts";
 
-const eni = (id: string, idle: number, tweaks: Partial<PoolEni> = {}): PoolEni => ({
-  id,
-  state: "ready",
-  vswitchId: "vsw-a",
-  allocated: 0,
-  reserved: 0,
-  cooling: 0,
-  unassignedAtMs: undefined,
-  idle: Array.from({ length: idle }, (_, i) => `${id}-${i}`),
-  ...tweaks,
-  total: tweaks.total ?? idle + (tweaks.allocated ?? 0) + (tweaks.cooling ?? 0) + (tweaks.reserved ?? 0),
-});
-const state = (
-  tweaks: Omit<Partial<PoolState>, "config"> & { config?: Partial<PoolState["config"]> } = {},
-): PoolState => ({
-  limits: { enis: 2, perEni: 9 },
-  enis: [],
-  waiters: 0,
-  operations: [],
-  inhibitions: {},
-  surplusSinceMs: undefined,
-  vswitches: [{ id: "vsw-a", available: 100 }],
-  ...tweaks,
-  config: {
-    minIdle: 4,
-    maxIdle: 8,
-    batch: 10,
-    idleTtlMs: 1000,
-    dualStack: false,
-    fill: "fewest",
-    hotPlug: true,
-    ...tweaks.config,
-  },
-});
 const actions = (s: PoolState, now = 0) => decide(s, now).actions;
 
 describe("decide", () => {

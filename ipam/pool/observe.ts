@@ -50,7 +50,7 @@ function dueAt(
       if (last === undefined)
         return { atMs: startedAtMs + seed * (known ? RESTART_SPREAD_MS : UNKNOWN_SPREAD_MS), reason: "start" };
       // Different again every time, so that no two nodes stay in step.
-      const turn = (seed * 997 + last / 1000) % 1;
+      const turn = Math.abs((seed + last / 1e6) * 618.0339887) % 1;
       return { atMs: last + RECONCILE_MS * (0.85 + 0.3 * turn), reason: "periodic" };
     }
     case "limits":

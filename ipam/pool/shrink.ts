@@ -15,9 +15,10 @@ export function shrink(state: PoolState, memory: PoolMemory, counts: Counts, pla
   let excess = Math.max(idle - state.config.maxIdle, Math.min(unneeded, idle - floor));
   // Without memory there is no telling how long an ENI has been empty: as soon as it is.
   const restedSince = state.memory === undefined ? Number.POSITIVE_INFINITY : nowMs - state.config.idleTtlMs;
-  const givers = state.enis.filter(
-    (e) => e.state === "ready" && e.foreign !== true && !isBusy(state, e.id) && isOpen(state, e, nowMs),
-  );
+  const givers = state.enis.filter((e) => {
+    const touched = isBusy(state, e.id) || plan.actions.some((a) => "eniId" in a && a.eniId === e.id);
+    return e.state === "ready" && e.foreign !== true && !touched && isOpen(state, e, nowMs);
+  });
   let spare = state.enis.filter((e) => (e.state === "ready" || e.state === "attaching") && e.allocated === 0).length;
   for (const eni of emptiestFirst(givers)) {
     const rested = (memory.emptySinceMs[eni.id] ?? Number.POSITIVE_INFINITY) <= restedSince;
@@ -95,14 +96,14 @@ export function balance(state: PoolState, plan: Plan, nowMs: number): void {
     if (isBusy(state, eni.id) || plan.actions.some((a) => "eniId" in a && a.eniId === eni.id)) continue;
     const behind = eni.total6 < eni.total ? 6 : 4;
     const count = Math.min(Math.abs(eni.total - eni.total6), state.config.batch);
-    const keys = ["all", "assign", `eni:${eni.id}`, `vswitch:${eni.vswitchId}`];
-    const block = keys.map((key) => blockOf(state, key, nowMs)).find((b) => b !== undefined);
-    if (block === undefined && (behind === 6 ? eni.total6 : eni.total) < state.limits.perEni) {
+    if (blockOf(state, "all", nowMs) !== undefined || !isOpen(state, eni, nowMs)) continue;
+    const block = blockOf(state, "assign", nowMs) ?? blockOf(state, `vswitch:${eni.vswitchId}`, nowMs);
+    if (block === undefined) {
       if (affordable(state, "assign", plan))
         plan.actions.push({ kind: "assign", eniId: eni.id, count, family: behind });
       continue;
     }
-    if (block !== undefined) plan.obstacles.push({ untilMs: block.untilMs, reason: "" });
+    plan.obstacles.push({ untilMs: block.untilMs, reason: "" });
     const surplus = (behind === 6 ? eni.idle : (eni.idle6 ?? [])).slice(0, count);
     if (surplus.length > 0 && blockOf(state, "unassign", nowMs) === undefined && affordable(state, "unassign", plan))
       plan.actions.push({ kind: "unassign", eniId: eni.id, addresses: surplus });

@@ -1,0 +1,33 @@
+/** The pool's part of `eni_conf`, in the pool's words. */
+import type { EniConfig } from "../../shared/config/eni-conf-keys.ts";
+import type { IpStack } from "../../shared/config/instance-limits.ts";
+import type { PoolConfig } from "./state.ts";
+
+/** Addresses and prefixes that one call may ask for (alicloud-api section 6). */
+export const ADDRESSES_PER_CALL = 10;
+
+/** @param config Clamped to the instance, with the node's annotations applied. */
+export function poolConfigOf(config: EniConfig, stack: IpStack): PoolConfig {
+  return {
+    minIdle: config.minPoolSize,
+    maxIdle: config.maxPoolSize,
+    batch: ADDRESSES_PER_CALL,
+    idleTtlMs: config.idleIpTtlSeconds * 1000,
+    dualStack: stack === "dual",
+    fill: config.eniSelectionPolicy === "least-ip" ? "fewest" : "most",
+    hotPlug: config.hotPlug,
+    reservePercent: config.ipReservePercent,
+    preAttach: config.preAttachEniCount,
+    vswitchPolicy: config.vswitchSelectionPolicy,
+    ...(config.warmup && {
+      warmupBatch: Math.min(ADDRESSES_PER_CALL, config.warmupBatchSize),
+      warmupIntervalMs: config.warmupIntervalSeconds * 1000,
+    }),
+    ...(config.batch && { batchWindowMs: config.batchIntervalMs, batchSize: config.batchSize }),
+  };
+}
+
+/** vSwitches of the node's zone, in the order given (POOL-17). */
+export function nodeVSwitches(config: EniConfig, zone: string): readonly string[] {
+  return config.vswitches[zone] ?? [];
+}
