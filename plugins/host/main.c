@@ -136,7 +136,8 @@ int main(void) {
   terway_bind_sql(ctx);
   JSValue program = JS_ReadObject(ctx, plugin_bytecode, plugin_bytecode_size, JS_READ_OBJ_BYTECODE);
   if (JS_IsException(program)) return report(ctx);
-  JSValue value = JS_EvalFunction(ctx, program);
+  /* Evaluating frees the program: keep it, a process that ends with it need not take it apart. */
+  JSValue value = JS_EvalFunction(ctx, JS_DupValue(ctx, program));
   if (JS_IsException(value)) return report(ctx);
   JSValue global = JS_GetGlobalObject(ctx), status = JS_GetPropertyStr(ctx, global, "terwayExitStatus");
   int32_t code = 70;

@@ -1,0 +1,89 @@
+/**
+ * The demo's world, kept up until Ctrl-C for people and tools to play with.
+ *
+ *   npm run lab -- [--nodes N] [--mode eniip-veth|vpc] [--instance-type TYPE] [--pool-min N] [--pool-max N] [--dual-stack] [--state FILE]
+ */
+import { rmSync, writeFileSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { METADATA_IP, OUTSIDE_IP } from "../cloud/fabric.ts";
+import { CNI_PATH, createWorld, type LabMode } from "./world.ts";
+
+const { values } = parseArgs({
+  options: {
+    nodes: { type: "string", default: "2" },
+    mode: { type: "string", default: "eniip-veth" },
+    "instance-type": { type: "string", default: "ecs.g7.xlarge" },
+    "pool-min": { type: "string", default: "5" },
+    "pool-max": { type: "string", default: "10" },
+    "dual-stack": { type: "boolean", default: false },
+    state: { type: "string" },
+  },
+});
+
+const MODES: readonly LabMode[] = ["eniip-veth", "vpc"];
+const mode = MODES.find((m) => m === values.mode);
+if (mode === undefined) throw new Error(`--mode ${values.mode} is not known: use ${MODES.join(" or ")}`);
+
+const world = await createWorld({
+  prefix: `lab${process.pid % 1000}`,
+  nodes: Number(values.nodes),
+  mode,
+  instanceType: values["instance-type"],
+  poolMin: Number(values["pool-min"]),
+  poolMax: Number(values["pool-max"]),
+  dualStack: values["dual-stack"],
+});
+
+let closing = false;
+async function close(): Promise<void> {
+  if (closing) return;
+  closing = true;
+  process.stdout.write("\nremoving the lab\n");
+  if (values.state !== undefined) rmSync(values.state, { force: true });
+  await world.close();
+  process.exit(0);
+}
+process.on("SIGINT", () => void close());
+process.on("SIGTERM", () => void close());
+
+const state = {
+  cloud: {
+    endpoint: world.cloud.apiUrl,
+    metadata: world.cloud.metadataUrl,
+    accessKeyId: "emulated-key",
+    accessKeySecret: "emulated-secret",
+  },
+  mode,
+  nodes: world.nodes.map((n) => ({
+    name: n.name,
+    netns: n.netns,
+    zone: n.zone,
+    instanceId: n.instance.id,
+    store: n.store,
+    conflist: n.conflistPath,
+    cniPath: CNI_PATH.join(":"),
+    agentPid: n.agent?.pid,
+    agentLog: n.agentLog,
+    metricsAddress: n.metricsAddress,
+  })),
+};
+if (values.state !== undefined) writeFileSync(values.state, `${JSON.stringify(state, null, 2)}\n`);
+
+const node = state.nodes[0];
+process.stdout.write(`
+An emulated VPC with ${state.nodes.length} nodes is up (${mode}). API ${state.cloud.endpoint}; inside the nodes metadata ${METADATA_IP}; the world outside ${OUTSIDE_IP}.
+${state.nodes.map((n) => `  ${n.name}  ${n.zone}  netns ${n.netns}  store ${n.store}  agent pid ${n.agentPid}`).join("\n")}
+
+Add a pod on ${node?.name}:
+  ip netns add mypod
+  jq '.plugins[0] + {cniVersion, name}' ${node?.conflist} | \\
+    CNI_COMMAND=ADD CNI_CONTAINERID=mypod CNI_NETNS=/run/netns/mypod CNI_IFNAME=eth0 CNI_PATH=${node?.cniPath} \\
+    nsenter --net=${node?.netns} dist/cni/terway-eni
+  ip netns exec mypod ping -c1 ${OUTSIDE_IP}
+Look at it:
+  npx terway-cli show --store ${node?.store}
+  npx terway-cli journal --store ${node?.store}
+Remove it: the same with CNI_COMMAND=DEL, then: ip netns del mypod
+
+Ctrl-C removes the lab.
+`);
