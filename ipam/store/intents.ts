@@ -30,20 +30,26 @@ export interface Intent {
 
 /** Writes or overwrites it, on the disk when this returns. Not inside a transaction. */
 export function putIntent(db: StoreHandle, intent: Intent, at: number): void {
-  inDurableTransaction(db, () =>
-    db.run(
-      `INSERT OR REPLACE INTO intent(id, kind, eni_id, client_token, payload, step, since_ms, at) VALUES(?,?,?,?,?,?,?,?)`,
-      [
-        intent.id,
-        intent.kind,
-        intent.eniId ?? null,
-        intent.clientToken ?? null,
-        intent.payload,
-        intent.step,
-        intent.sinceMs,
-        at,
-      ],
-    ),
+  inDurableTransaction(db, () => recordIntent(db, intent, at));
+}
+
+/**
+ * The same inside a transaction, so that what the call needs (addresses marked as releasing) is there with the intent or
+ * not at all. Use {@link inDurableTransaction}.
+ */
+export function recordIntent(db: SqlHandle, intent: Intent, at: number): void {
+  db.run(
+    "INSERT OR REPLACE INTO intent(id, kind, eni_id, client_token, payload, step, since_ms, at) VALUES(?,?,?,?,?,?,?,?)",
+    [
+      intent.id,
+      intent.kind,
+      intent.eniId ?? null,
+      intent.clientToken ?? null,
+      intent.payload,
+      intent.step,
+      intent.sinceMs,
+      at,
+    ],
   );
 }
 

@@ -1,11 +1,11 @@
 /** An agent that gives idle addresses back to a cloud and gets others, and may be killed at any moment. */
 import { addAddress, forgetAddresses, listAddresses, markReleasing } from "../addresses.ts";
-import { beginDetach, listEnis, removeEni, upsertEni } from "../enis.ts";
 import { makeEni } from "../contract/kit.ts";
-import { dropIntent, listIntents, putIntent } from "../intents.ts";
+import { beginDetach, listEnis, removeEni, upsertEni } from "../enis.ts";
+import { dropIntent, type Intent, type IntentKind, listIntents, recordIntent } from "../intents.ts";
 import { maintainStore } from "../maintain.ts";
 import { openStore, storeNow } from "../open.ts";
-import { inTransaction } from "../transaction.ts";
+import { inDurableTransaction, inTransaction } from "../transaction.ts";
 import type { Store } from "../types.ts";
 import { makeRandom, type Role } from "./role.ts";
 
@@ -19,7 +19,7 @@ const PER_ENI = 16;
 export function agent(role: Role): string {
   const store = openStore(role.deps, role.path);
   const random = makeRandom(storeNow(role.sys) * 1000);
-  for (const intent of listIntents(store.db)) unassign(role, store, intent.id, JSON.parse(intent.payload) as string[]);
+  for (const intent of listIntents(store.db)) unassign(role, store, intent);
   while (storeNow(role.sys) < role.untilMs) {
     const n = 1 + random(ENIS);
     if (random(3) === 0) detach(role, store, n);
@@ -45,33 +45,40 @@ function fill(role: Role, store: Store, n: number): void {
 }
 
 function shrink(role: Role, store: Store, n: number): void {
-  const idle = listAddresses(store.db, `eni-${n}`).filter((a) => a.state === "idle");
-  const marked = inTransaction(store.db, () =>
-    markReleasing(
-      store.db,
-      idle.slice(0, 4).map((a) => a.address),
-      storeNow(role.sys),
-    ),
-  );
-  if (marked.length > 0) unassign(role, store, `unassign-${n}`, marked);
+  const intent = inDurableTransaction(store.db, () => {
+    const idle = listAddresses(store.db, `eni-${n}`).filter((a) => a.state === "idle");
+    const some = idle.slice(0, 4).map((a) => a.address);
+    const marked = markReleasing(store.db, some, storeNow(role.sys));
+    return marked.length === 0 ? undefined : intend(role, store, "unassign", n, marked);
+  });
+  if (intent) unassign(role, store, intent);
 }
 
 function detach(role: Role, store: Store, n: number): void {
-  const addresses = listAddresses(store.db, `eni-${n}`).map((a) => a.address);
-  const begun = inTransaction(store.db, () => beginDetach(store.db, `eni-${n}`, storeNow(role.sys)));
-  if (begun.kind !== "detaching") return;
-  unassign(role, store, `detach-${n}`, addresses);
-  inTransaction(store.db, () => removeEni(store.db, `eni-${n}`));
+  const intent = inDurableTransaction(store.db, () => {
+    const addresses = listAddresses(store.db, `eni-${n}`).map((a) => a.address);
+    if (beginDetach(store.db, `eni-${n}`, storeNow(role.sys)).kind !== "detaching") return undefined;
+    return intend(role, store, "detach-eni", n, addresses);
+  });
+  if (intent) unassign(role, store, intent);
 }
 
-/** Intent, call, outcome. */
-function unassign(role: Role, store: Store, id: string, addresses: readonly string[]): void {
+function intend(role: Role, store: Store, kind: IntentKind, n: number, addresses: readonly string[]): Intent {
+  const id = `${kind}-${n}`;
   const payload = JSON.stringify(addresses);
   const sinceMs = storeNow(role.sys);
-  putIntent(store.db, { id, kind: "unassign", eniId: undefined, clientToken: id, payload, step: "asked", sinceMs }, 0);
+  const intent = { id, kind, eniId: `eni-${n}`, clientToken: id, payload, step: "asked", sinceMs };
+  recordIntent(store.db, intent, 0);
+  return intent;
+}
+
+/** The call, then its outcome. */
+function unassign(role: Role, store: Store, intent: Intent): void {
+  const addresses = JSON.parse(intent.payload) as string[];
   for (const address of addresses) role.log(`released ${address} ${storeNow(role.sys)}`);
   inTransaction(store.db, () => {
     forgetAddresses(store.db, addresses);
-    dropIntent(store.db, id);
+    if (intent.kind === "detach-eni") removeEni(store.db, intent.eniId ?? "");
+    dropIntent(store.db, intent.id);
   });
 }

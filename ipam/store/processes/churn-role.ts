@@ -3,7 +3,8 @@ import { decodeUtf8, isErrno } from "../../../shared/sys/sys.ts";
 import { markReleasing, unmarkReleasing } from "../addresses.ts";
 import { storeNow } from "../open.ts";
 import { inTransaction } from "../transaction.ts";
-import { add, del, withStore } from "./plugin.ts";
+import type { Store } from "../types.ts";
+import { add, addIn, del, delIn, withStore } from "./plugin.ts";
 import { makeRandom, type Role } from "./role.ts";
 
 const MAX_LIVE = 2;
@@ -64,35 +65,35 @@ function readLog(role: Role) {
 
 /**
  * ID `pod`: asks for ADDRESS by name, has it for a moment, gives it back. ID `agent`: marks ADDRESS as releasing, has it
- * for a moment, takes the mark back. Each logs `has TIME` and `had TIME` around the moment. (F-53)
+ * for a moment, takes the mark back. Each tries TRIES times, and logs `has TIME` and `had TIME` around the moment. (F-53)
  */
-export function contend(role: Role): { readonly tries: number; readonly won: number } {
-  const address = role.sys.environ().ADDRESS ?? "";
-  const counts = { tries: 0, won: 0 };
+export function contend(role: Role): { readonly won: number } {
+  const { ADDRESS = "", TRIES } = role.sys.environ();
+  let won = 0;
   const hold = () => {
-    counts.won += 1;
+    won += 1;
     role.log(`has ${storeNow(role.sys)}`);
     role.log(`had ${storeNow(role.sys)}`);
   };
   const attempt = role.id === "pod" ? podAttempt : agentAttempt;
-  while (storeNow(role.sys) < role.untilMs) {
-    counts.tries += 1;
-    attempt(role, address, hold);
-  }
-  return counts;
-}
-
-function podAttempt(role: Role, address: string, hold: () => void): void {
-  if (add(role, role.id, [address]).kind !== "assigned") return;
-  hold();
-  del(role, role.id, 0);
-}
-
-function agentAttempt(role: Role, address: string, hold: () => void): void {
   withStore(role, (store) => {
-    const marked = inTransaction(store.db, () => markReleasing(store.db, [address], storeNow(role.sys)));
-    if (marked.length === 0) return;
-    hold();
-    inTransaction(store.db, () => unmarkReleasing(store.db, marked));
+    for (let n = 0; n < Number(TRIES); n++) {
+      attempt(role, store, ADDRESS, hold);
+      if (n % 4 === 0) role.sys.pollIn([], 1); // let the other one have a turn
+    }
   });
+  return { won };
+}
+
+function podAttempt(role: Role, store: Store, address: string, hold: () => void): void {
+  if (addIn(role, store, role.id, [address]).kind !== "assigned") return;
+  hold();
+  delIn(role, store, role.id, 0);
+}
+
+function agentAttempt(role: Role, store: Store, address: string, hold: () => void): void {
+  const marked = inTransaction(store.db, () => markReleasing(store.db, [address], storeNow(role.sys)));
+  if (marked.length === 0) return;
+  hold();
+  inTransaction(store.db, () => unmarkReleasing(store.db, marked));
 }

@@ -20,31 +20,35 @@ export function withStore<T>(role: Role, work: (store: Store) => T): T {
   }
 }
 
-export function add(role: Role, containerId: string, requested?: readonly string[]): Allocation {
+export function addIn(role: Role, store: Store, containerId: string, requested?: readonly string[]): Allocation {
   const key = makeKey(containerId);
-  return withStore(role, (store) =>
-    inTransaction(store.db, () => {
-      const nowMs = storeNow(role.sys);
-      const want = { families: [4], ...(requested === undefined ? {} : { requested }) } as const;
-      const allocation = allocateFromEnis(store.db, key, want, nowMs);
-      if (allocation.kind === "assigned") {
-        putAttachment(store.db, makeAttachment(key, { createdMs: nowMs }));
-        appendJournal(store.db, { at: wallClock(role.sys), actor: "test", op: "ADD", ...key, outcome: "ok" });
-      }
-      return allocation;
-    }),
-  );
+  return inTransaction(store.db, () => {
+    const nowMs = storeNow(role.sys);
+    const want = { families: [4], ...(requested === undefined ? {} : { requested }) } as const;
+    const allocation = allocateFromEnis(store.db, key, want, nowMs);
+    if (allocation.kind === "assigned") {
+      putAttachment(store.db, makeAttachment(key, { createdMs: nowMs }));
+      appendJournal(store.db, { at: wallClock(role.sys), actor: "test", op: "ADD", ...key, outcome: "ok" });
+    }
+    return allocation;
+  });
 }
 
-export function del(role: Role, containerId: string, cooldownMs = COOLDOWN_MS): readonly string[] {
+export function delIn(role: Role, store: Store, containerId: string, cooldownMs: number): readonly string[] {
   const key = makeKey(containerId);
-  return withStore(role, (store) =>
-    inTransaction(store.db, () => {
-      const freed = releaseAttachment(store.db, key, storeNow(role.sys), cooldownMs).map((l) => l.address);
-      appendJournal(store.db, { at: wallClock(role.sys), actor: "test", op: "DEL", ...key, outcome: "ok" });
-      return freed;
-    }),
-  );
+  return inTransaction(store.db, () => {
+    const freed = releaseAttachment(store.db, key, storeNow(role.sys), cooldownMs).map((l) => l.address);
+    appendJournal(store.db, { at: wallClock(role.sys), actor: "test", op: "DEL", ...key, outcome: "ok" });
+    return freed;
+  });
+}
+
+export function add(role: Role, containerId: string): Allocation {
+  return withStore(role, (store) => addIn(role, store, containerId));
+}
+
+export function del(role: Role, containerId: string): readonly string[] {
+  return withStore(role, (store) => delIn(role, store, containerId, COOLDOWN_MS));
 }
 
 export function addOnce(role: Role): string {

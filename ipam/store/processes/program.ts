@@ -10,20 +10,25 @@ import { encodeUtf8 } from "../../../shared/sys/sys.ts";
 import { openStore } from "../open.ts";
 import { agent } from "./agent-role.ts";
 import { churn, contend } from "./churn-role.ts";
-import { addOnce } from "./plugin.ts";
+import { addOnce, del } from "./plugin.ts";
 import type { Role } from "./role.ts";
 
 const SIGSTOP = 19;
 const env = sys.environ();
 
-/** Stops this process before its n-th call of SQLite (1, 2, …), or never. */
+/** Stops this process at its n-th point (1, 2, …): there is one before and one after every call of SQLite. */
 function stoppingAt(n: number): SqlOpen {
-  let calls = 0;
+  let points = 0;
+  const point = () => {
+    points += 1;
+    if (points === n) sys.kill(sys.getpid(), SIGSTOP);
+  };
   const counted = <A extends unknown[], R>(call: (...args: A) => R) => {
     return (...args: A): R => {
-      calls += 1;
-      if (calls === n) sys.kill(sys.getpid(), SIGSTOP);
-      return call(...args);
+      point();
+      const result = call(...args);
+      point();
+      return result;
     };
   };
   return (path) => {
@@ -54,6 +59,12 @@ const ROLES: Readonly<Record<string, (role: Role) => unknown>> = {
   open: (r) => openStore(r.deps, r.path).notice ?? "opened",
   /** One ADD. */
   add: addOnce,
+  /** One ADD and one DEL; what ADD gave. */
+  pair: (r) => {
+    const got = addOnce(r);
+    del(r, r.id);
+    return got;
+  },
   churn,
   contend,
   agent,
