@@ -32,7 +32,7 @@ import {
   release,
   withStore,
 } from "../terway-ipam/commands.ts";
-import { type IpamConfig, parseIpamConfig } from "../terway-ipam/config.ts";
+import { parseIpamConfig } from "../terway-ipam/config.ts";
 import { rangeSets, takeLease } from "../terway-ipam/lease.ts";
 import { type EniConfig, parseEniConfig } from "./config.ts";
 import { buildVeth, forgetConnections, prepareEni, removeVeth, vethProblems } from "./kernel.ts";
@@ -99,7 +99,7 @@ function add(w: Work): Result {
   const done = before && alreadyDone(w, before, netns);
   if (done) return done;
   const facts = getFacts(w.store.db);
-  let planned: { readonly link: PodLink; readonly ipam: Result };
+  let planned: Planned & { readonly ipam: Result };
   try {
     planned = obtain(w, netns, facts);
   } catch (error) {
@@ -108,7 +108,7 @@ function add(w: Work): Result {
   }
   const leasedMs = storeNow(sys);
   try {
-    prepareOnce(w, planned.link);
+    prepareOnce(w, planned);
     forgetConnections(
       sys,
       planned.link.addresses.map((a) => a.address),
@@ -147,44 +147,45 @@ function alreadyDone(w: Work, before: Attachment, netns: PodNetns): Result | und
   return vethProblems(w.host.sys, w.nl, netns, link).length === 0 ? resultOf(link, netns.path, {}) : undefined;
 }
 
+interface Planned {
+  readonly link: PodLink;
+  /** Owner of the addresses, in mode shared. */
+  readonly eni: Eni | undefined;
+}
+
 /** Addresses and the attachment's row, in one transaction where IPAM runs in this process. */
-function obtain(
-  w: Work,
-  netns: PodNetns,
-  facts: Partial<NodeFacts>,
-): { readonly link: PodLink; readonly ipam: Result } {
+function obtain(w: Work, netns: PodNetns, facts: Partial<NodeFacts>): Planned & { readonly ipam: Result } {
   const { host, call, config, store, key } = w;
   refuseOthersNetns(w, netns);
-  let link: PodLink | undefined;
   if (config.ipamInProcess) {
     const ipamConfig = parseIpamConfig(call, host.env);
-    const plan = (leases: readonly Leased[], ipam: Result | undefined) => {
-      link = record(w, netns, facts, leases, ipam);
-    };
-    const lease = takeLease(host.sys, store, {
+    let planned: (Planned & { readonly ipam: Result }) | undefined;
+    takeLease(host.sys, store, {
       key,
       config: ipamConfig,
+      facts,
       pod: podOf(call),
-      inSameTransaction: (leases) =>
-        plan(leases, config.mode === "vpc" ? leaseResult(w, ipamConfig, leases) : undefined),
+      inSameTransaction(leases) {
+        const eni = config.mode === "shared" ? eniOfLeases(w, leases) : undefined;
+        const sets = eni ? [] : (rangeSets(facts, ipamConfig) ?? []);
+        const ipam = ipamResult(host, ipamConfig, { leases, sets }, () => eni);
+        planned = { ...record(w, netns, facts, leases, eni, ipam), ipam };
+      },
     });
-    const ipam = ipamResult(host, store, ipamConfig, lease);
-    if (link === undefined) throw new Error("no link was planned");
-    return { link, ipam };
+    if (planned === undefined) throw new Error("addresses were leased without a plan");
+    return planned;
   }
   const ipam = runIpam(host, call, config, "ADD") ?? {};
   try {
-    link = inTransaction(store.db, () => record(w, netns, facts, leasesOf(store.db, key), ipam));
-    return { link, ipam };
+    return inTransaction(store.db, () => {
+      const leases = leasesOf(store.db, key);
+      const eni = config.mode === "shared" ? eniOfLeases(w, leases) : undefined;
+      return { ...record(w, netns, facts, leases, eni, ipam), ipam };
+    });
   } catch (error) {
     runIpam(host, call, config, "DEL");
     throw error;
   }
-}
-
-/** The masks and gateways of leases from ranges, while still inside their transaction. */
-function leaseResult(w: Work, config: IpamConfig, leases: readonly Leased[]): Result {
-  return ipamResult(w.host, w.store, config, { leases, sets: rangeSets(w.store, config) ?? [] });
 }
 
 /** Plans the veth and writes it down before anything is built. Inside a transaction. */
@@ -193,11 +194,11 @@ function record(
   netns: PodNetns,
   facts: Partial<NodeFacts>,
   leases: readonly Leased[],
-  ipam: Result | undefined,
-): PodLink {
+  eni: Eni | undefined,
+  ipam: Result,
+): Planned {
   const { call, config, store, key } = w;
-  const eni = config.mode === "shared" ? eniOfLeases(w, leases) : undefined;
-  const addresses = eni ? sharedAddresses(leases, () => eni) : routedAddresses(ipam?.ips ?? []);
+  const addresses = eni ? sharedAddresses(leases, () => eni) : routedAddresses(ipam.ips ?? []);
   const limit = eni?.mtu ?? Number(facts.node_mtu ?? DEFAULT_MTU);
   if (config.mtuBytes !== undefined && config.mtuBytes > limit) {
     throw new CniFailure(
@@ -234,7 +235,7 @@ function record(
     createdMs: storeNow(w.host.sys),
     at: wallClock(w.host.sys),
   });
-  return link;
+  return { link, eni };
 }
 
 function eniOfLeases(w: Work, leases: readonly Leased[]): Eni {
@@ -266,21 +267,19 @@ function refuseOthersNetns(w: Work, netns: PodNetns): void {
 }
 
 /** After a boot the ENI's link has no routes until the agent is up; a pod need not wait for it. */
-function prepareOnce(w: Work, link: PodLink): void {
+function prepareOnce(w: Work, { link, eni }: Planned): void {
   const { store, host } = w;
-  const ids = new Set(leasesOf(store.db, w.key).flatMap((l) => l.eniId ?? []));
-  for (const id of ids) {
-    const eni = getEni(store.db, id);
-    if (eni === undefined || eni.preparedBoot === store.bootId) continue;
-    enableForwarding(w, link);
-    const prepared = prepareEni(w.nl, eni);
-    inTransaction(store.db, () => setEniLink(store.db, id, { ...prepared, mtu: eni.mtu, preparedBoot: store.bootId }));
-    host.log(w.config.logDir, {
-      level: "info",
-      op: "ADD",
-      msg: `set up ENI ${id} (${prepared.ifname}) after a boot, before the agent`,
-    });
-  }
+  if (eni === undefined || eni.preparedBoot === store.bootId) return;
+  enableForwarding(w, link);
+  const prepared = prepareEni(w.nl, eni);
+  inTransaction(store.db, () =>
+    setEniLink(store.db, eni.id, { ...prepared, mtu: eni.mtu, preparedBoot: store.bootId }),
+  );
+  host.log(w.config.logDir, {
+    level: "info",
+    op: "ADD",
+    msg: `set up ENI ${eni.id} (${prepared.ifname}) after a boot, before the agent`,
+  });
 }
 
 function enableForwarding(w: Work, link: PodLink): void {

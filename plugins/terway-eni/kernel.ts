@@ -3,7 +3,7 @@ import type { Eni } from "../../ipam/store/enis.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { eniRequests } from "../../shared/datapath/eni-link.ts";
 import { readKernelView } from "../../shared/datapath/kernel-view.ts";
-import { hostRequests, type PodLink, podRequests, vethRequest } from "../../shared/datapath/pod-link.ts";
+import { hostRequests, type PodLink, podRequests, sweepRequests, vethRequest } from "../../shared/datapath/pod-link.ts";
 import { sweepAddresses } from "../../shared/datapath/sweep.ts";
 import { hostProblems, podProblems } from "../../shared/datapath/verify.ts";
 import { parseIp } from "../../shared/net/ip.ts";
@@ -11,7 +11,7 @@ import { formatMac } from "../../shared/net/mac.ts";
 import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
 import { deleteLink } from "../../shared/netlink/delete-link.ts";
 import { getLink, linkIndexOf, parseLink } from "../../shared/netlink/rtnl/link.ts";
-import { NetlinkError, type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
+import { NetlinkError, type NetlinkSocket, type Outcome, openNetlink } from "../../shared/netlink/socket.ts";
 import { NETLINK_NETFILTER } from "../../shared/netlink/uapi/netlink.ts";
 import { isErrno, type Sys } from "../../shared/sys/sys.ts";
 import type { PodNetns } from "./netns.ts";
@@ -31,9 +31,8 @@ export function inKernel<T>(what: string, work: () => T): T {
   }
 }
 
-/** The index that a batch of [create, get] came back with. */
-function indexFrom(nl: NetlinkSocket, name: string): number {
-  const [outcome] = nl.apply([getLink({ name })]);
+/** The index in the reply to a get. */
+function indexOf(outcome: Outcome | undefined): number {
   return linkIndexOf((outcome?.ok ? outcome.replies[0] : undefined) ?? new Uint8Array(16));
 }
 
@@ -42,30 +41,42 @@ export function buildVeth(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: 
   const pod = openNetlink(sys, undefined, { netnsFd: netns.fd, ownNetnsFd: netns.ownFd });
   try {
     inKernel(`veth ${link.hostIfname} of ${netns.path}`, () => {
-      const [made] = host.transact([vethRequest(link, netns.fd)]);
-      if (made && !made.ok) {
-        if (made.refusal.errno !== "EEXIST") throw new NetlinkError(made.refusal);
-        // Left by a call that was killed. The name on the node is ours alone; the one in the pod may be another plugin's.
-        const gone = deleteLink(sys, host, link.hostIfname);
-        if (!gone && pod.transact([getLink({ name: link.podIfname })])[0]?.ok) {
-          throw new CniFailure(
-            CODE.kernel,
-            `the pod already has an interface ${link.podIfname} that is not ours`,
-            "choose another CNI_IFNAME, or run only one CNI network with this name",
-          );
-        }
-        host.apply([vethRequest(link, netns.fd)]);
-      }
-      pod.apply(podRequests(link, indexFrom(pod, link.podIfname)));
-      sweepAddresses(
-        host,
-        link.addresses.map((a) => a.address),
-      );
-      host.apply(hostRequests(link, indexFrom(host, link.hostIfname)));
+      const hostIndex = makeVeth(sys, host, pod, netns, link);
+      const [found] = pod.apply([getLink({ name: link.podIfname })]);
+      pod.apply(podRequests(link, indexOf(found)));
+      host.apply(hostRequests(link, hostIndex));
     });
   } finally {
     pod.close();
   }
+}
+
+/**
+ * Both ends and, in the same send, the sweep of what the addresses' last owners left. @returns The host end's index.
+ */
+function makeVeth(sys: Sys, host: NetlinkSocket, pod: NetlinkSocket, netns: PodNetns, link: PodLink): number {
+  const addresses = link.addresses.map((a) => a.address);
+  const make = [vethRequest(link, netns.fd), getLink({ name: link.hostIfname })];
+  const sweep = sweepRequests(addresses);
+  let outcomes = host.transact([...make, ...sweep]);
+  const [made] = outcomes;
+  if (made && !made.ok) {
+    if (made.refusal.errno !== "EEXIST") throw new NetlinkError(made.refusal);
+    // Left by a call that was killed. The name on the node is ours alone; the one in the pod may be another plugin's.
+    const gone = deleteLink(sys, host, link.hostIfname);
+    if (!gone && pod.transact([getLink({ name: link.podIfname })])[0]?.ok) {
+      throw new CniFailure(
+        CODE.kernel,
+        `the pod already has an interface ${link.podIfname} that is not ours`,
+        "choose another CNI_IFNAME, or run only one CNI network with this name",
+      );
+    }
+    outcomes = host.apply([...make, ...sweep]);
+  }
+  for (const outcome of outcomes) if (!outcome.ok) throw new NetlinkError(outcome.refusal);
+  // Something was swept: there may be more of it.
+  if (outcomes.slice(make.length).some((o) => o.refusal === undefined)) sweepAddresses(host, addresses);
+  return indexOf(outcomes[1]);
 }
 
 /** Removes everything on the node; what is gone already counts as removed. */

@@ -2,7 +2,8 @@
 import { leasesOf, poolCounts } from "../../ipam/store/allocate.ts";
 import { releaseAttachment } from "../../ipam/store/attachments.ts";
 import { withBallast } from "../../ipam/store/ballast.ts";
-import { getEni } from "../../ipam/store/enis.ts";
+import { type Eni, getEni } from "../../ipam/store/enis.ts";
+import { getFacts } from "../../ipam/store/facts.ts";
 import { planGc } from "../../ipam/store/gc.ts";
 import { appendJournal } from "../../ipam/store/journal.ts";
 import type { AttachmentKey } from "../../ipam/store/key.ts";
@@ -78,11 +79,16 @@ function rangeOf(sets: Lease["sets"], address: string): ConfiguredRange | undefi
 }
 
 /** What an IPAM plugin prints: addresses with gateway, routes, DNS. */
-export function ipamResult(host: PluginHost, store: Store, config: IpamConfig, lease: Lease): Result {
+export function ipamResult(
+  host: PluginHost,
+  config: IpamConfig,
+  lease: Lease,
+  eniOf: (id: string) => Eni | undefined,
+): Result {
   const ips = lease.leases.map((l): IpConfig => {
     const range = rangeOf(lease.sets, l.address);
     if (range) return { address: `${l.address}/${range.subnet.prefixLength}`, gateway: formatIp(range.gateway) };
-    const eni = l.eniId === undefined ? undefined : getEni(store.db, l.eniId);
+    const eni = l.eniId === undefined ? undefined : eniOf(l.eniId);
     const cidr = l.family === 4 ? eni?.cidr4 : eni?.cidr6;
     const gateway = l.family === 4 ? eni?.gateway4 : eni?.gateway6;
     const prefixLength = cidr === undefined ? (l.family === 4 ? 32 : 128) : parseCidr(cidr).prefixLength;
@@ -109,7 +115,7 @@ export function release(
   op: string | undefined,
 ): string[] {
   const nowMs = storeNow(host.sys);
-  const cool = cooldownMs(store, config as IpamConfig);
+  const cool = config.cooldownMs ?? cooldownMs(getFacts(store.db), config);
   return withBallast(host.sys, store.path, () =>
     inTransaction(store.db, () => {
       const freed = releaseAttachment(store.db, key, nowMs, cool).map((l) => l.address);
@@ -150,6 +156,7 @@ export function ipamHandlers(host: PluginHost): Handlers {
         const lease = takeLease(host.sys, store, {
           key,
           config,
+          facts: getFacts(store.db),
           pod,
           inSameTransaction: (leases) =>
             appendJournal(store.db, {
@@ -164,7 +171,7 @@ export function ipamHandlers(host: PluginHost): Handlers {
             }),
         });
         try {
-          return ipamResult(host, store, config, lease);
+          return ipamResult(host, config, lease, (id) => getEni(store.db, id));
         } catch (error) {
           release(host, store, config, key, "ADD undone");
           throw error;

@@ -1,7 +1,7 @@
 /** Getting addresses out of the store, waiting for the agent when there is none. */
 import { type Allocation, allocateFromEnis, type Leased, type PoolCounts } from "../../ipam/store/allocate.ts";
 import { dropDemand, putDemand } from "../../ipam/store/demand.ts";
-import { getFact } from "../../ipam/store/facts.ts";
+import { getFact, type NodeFacts } from "../../ipam/store/facts.ts";
 import type { AttachmentKey } from "../../ipam/store/key.ts";
 import { type Store, storeNow } from "../../ipam/store/open.ts";
 import { allocateFromRanges, type RangeSet } from "../../ipam/store/ranges.ts";
@@ -20,6 +20,8 @@ const LOOK_AGAIN_MS = 1000;
 export interface LeaseRequest {
   readonly key: AttachmentKey;
   readonly config: IpamConfig;
+  /** Of the node, read once for the call. */
+  readonly facts: Partial<NodeFacts>;
   readonly pod: { readonly namespace: string; readonly name: string } | undefined;
   /** Runs in the transaction that takes the addresses. */
   readonly inSameTransaction?: (leases: readonly Leased[]) => void;
@@ -31,15 +33,18 @@ export interface Lease {
   readonly sets: readonly (readonly ConfiguredRange[])[];
 }
 
-export function cooldownMs(store: Store, config: IpamConfig): number {
-  return config.cooldownMs ?? Number(getFact(store.db, "cooldown_ms") ?? DEFAULT_COOLDOWN_MS);
+export function cooldownMs(facts: Partial<NodeFacts>, config: Pick<IpamConfig, "cooldownMs">): number {
+  return config.cooldownMs ?? Number(facts.cooldown_ms ?? DEFAULT_COOLDOWN_MS);
 }
 
 /** Ranges in force; undefined for the ENI pool. @throws {CniFailure} when the node has no pod range yet. */
-export function rangeSets(store: Store, config: IpamConfig): readonly (readonly ConfiguredRange[])[] | undefined {
+export function rangeSets(
+  facts: Partial<NodeFacts>,
+  config: IpamConfig,
+): readonly (readonly ConfiguredRange[])[] | undefined {
   if (config.source.kind === "ranges") return config.source.sets;
   if (config.source.kind === "eni") return undefined;
-  const cidrs = JSON.parse(getFact(store.db, "pod_cidrs") ?? "[]") as string[];
+  const cidrs = JSON.parse(facts.pod_cidrs ?? "[]") as string[];
   if (cidrs.length === 0) {
     throw new CniFailure(
       CODE.tryAgainLater,
@@ -72,7 +77,7 @@ function toRangeSets(sets: readonly (readonly ConfiguredRange[])[]): RangeSet[] 
  */
 export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease {
   const { key, config } = request;
-  const sets = rangeSets(store, config);
+  const sets = rangeSets(request.facts, config);
   const attempt = (waiting: boolean): Allocation =>
     inTransaction(store.db, () => {
       const nowMs = storeNow(sys);
@@ -82,13 +87,20 @@ export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease 
               store.db,
               key,
               {
-                families: familiesOf(store),
+                families: familiesOf(request.facts),
                 ...(config.requested.length > 0 ? { requested: config.requested } : {}),
                 ...(request.pod ? { pod: request.pod } : {}),
               },
               nowMs,
             )
-          : allocateFromRanges(store.db, key, toRangeSets(sets), config.requested, nowMs, cooldownMs(store, config));
+          : allocateFromRanges(
+              store.db,
+              key,
+              toRangeSets(sets),
+              config.requested,
+              nowMs,
+              cooldownMs(request.facts, config),
+            );
       if (allocation.kind === "assigned" || allocation.kind === "already-held") {
         if (waiting) dropDemand(store.db, key);
         request.inSameTransaction?.(allocation.leases);
@@ -121,8 +133,8 @@ export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease 
   }
 }
 
-function familiesOf(store: Store): (4 | 6)[] {
-  const stack = getFact(store.db, "ip_stack");
+function familiesOf(facts: Partial<NodeFacts>): (4 | 6)[] {
+  const stack = facts.ip_stack;
   return stack === "dual" ? [4, 6] : stack === "ipv6" ? [6] : [4];
 }
 
@@ -161,7 +173,7 @@ function waitForAgent(
     sys.bindUnix(socket, "");
     const started = storeNow(sys);
     const deadlineMs = started + config.waitMs;
-    const families = familiesOf(store).join("") as "4" | "6" | "46";
+    const families = familiesOf(request.facts).join("") as "4" | "6" | "46";
     inTransaction(store.db, () =>
       putDemand(store.db, { ...key, families, waiter: sys.unixName(socket), sinceMs: started, deadlineMs }),
     );

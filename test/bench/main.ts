@@ -161,7 +161,7 @@ function callsOf(peer: Peer, verb: string, pods: readonly Netns[]): Call[] {
   }));
 }
 
-function storeFigures(folder: string) {
+function storeFigures() {
   const out = spawnSync(
     process.execPath,
     ["--disable-warning=ExperimentalWarning", join(root, "test/bench/store.ts"), "--json"],
@@ -237,7 +237,7 @@ function main(): void {
         statSync(join(OURS, `terway-${p}`)).size / 1e6,
       ]),
     );
-    report({ pods: PODS, rounds: ROUNDS, results, store: storeFigures(folder), executableMB: sizes });
+    report({ pods: PODS, rounds: ROUNDS, results, store: storeFigures(), executableMB: sizes });
   } finally {
     for (const pod of pods) pod.close();
     node.close();
