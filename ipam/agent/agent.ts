@@ -149,6 +149,9 @@ export async function startAgent(
   await executor.resume();
   if (ctx.config.mode === "shared") await syncWithCloud(ctx);
   if (ctx.config.mode === "vpc") await ensureVpcRoutes(ctx, facts.podCidrs);
+  // Watching begins before the first look: what changes during it is seen again.
+  const storeWatch = watchStore(store.path, () => loop.soon());
+  const stopWatching = watchNetlink(() => repairAndReport(ctx, "netlink event"), ctx);
   repairAndReport(ctx, "at start");
   loop.soon();
 
@@ -180,8 +183,6 @@ export async function startAgent(
     return () => clearInterval(timer);
   }
 
-  const storeWatch = watchStore(store.path, () => loop.soon());
-  const stopWatching = watchNetlink(() => repairAndReport(ctx, "netlink event"), ctx);
   const server = metricsAddress === undefined ? undefined : await serveMetrics(ctx, metricsAddress);
   ctx.log(
     "info",

@@ -7,7 +7,7 @@ import { readKernelView } from "../../shared/datapath/kernel-view.ts";
 import { hostRequests, type PodLink } from "../../shared/datapath/pod-link.ts";
 import { sweepAddresses } from "../../shared/datapath/sweep.ts";
 import { hasRoute, hasRule, hostProblems, type KernelView } from "../../shared/datapath/verify.ts";
-import { isUp } from "../../shared/netlink/rtnl/link.ts";
+import { getLink, isUp } from "../../shared/netlink/rtnl/link.ts";
 import { describeRoute } from "../../shared/netlink/rtnl/route.ts";
 import { describeRule } from "../../shared/netlink/rtnl/rule.ts";
 import { type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
@@ -80,14 +80,35 @@ function repairPods(ctx: AgentContext, nl: NetlinkSocket): string[] {
     // A veth whose pod is gone is for the sweep; it cannot be put back from here.
     if (host === undefined) return [];
     const problems = hostProblems(link, view);
-    if (problems.length === 0) return [];
-    sweepAddresses(
-      nl,
-      link.addresses.map((x) => x.address),
-    );
-    nl.apply(hostRequests(link, host.index));
+    if (problems.length === 0 || !putBack(ctx, nl, link, host.index)) return [];
     return problems.map((p) => `pod ${a.podNamespace ?? ""}/${a.podName ?? a.containerId}: ${p}`);
   });
+}
+
+/**
+ * A DEL may run at this moment: it deletes the link, then rules and routes, then the store's row. So the link is looked
+ * at before and after; if it went in between, what was just put back goes again.
+ *
+ * @returns false when there was nothing to repair after all.
+ */
+function putBack(ctx: AgentContext, nl: NetlinkSocket, link: PodLink, index: number): boolean {
+  const addresses = link.addresses.map((a) => a.address);
+  const isThere = () => nl.transact([getLink({ index })])[0]?.ok === true;
+  if (!isThere()) return false;
+  sweepAddresses(nl, addresses);
+  nl.transact(hostRequests(link, index));
+  if (isThere()) return true;
+  // With the store locked nobody is given these addresses while they are swept.
+  inTransaction(ctx.store.db, () => {
+    const taken = listAttachments(ctx.store.db).some(
+      (a) =>
+        a.datapath !== undefined &&
+        a.hostIfname !== link.hostIfname &&
+        (JSON.parse(a.datapath) as PodLink).addresses.some((x) => addresses.includes(x.address)),
+    );
+    if (!taken) sweepAddresses(nl, addresses);
+  });
+  return false;
 }
 
 /** {@link repairNode} with its report to log, journal and metrics. */

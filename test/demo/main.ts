@@ -23,7 +23,7 @@ const { values } = parseArgs({
   options: { json: { type: "boolean", default: false }, pods: { type: "string", default: "20" } },
 });
 const PODS = Number(values.pods);
-const POOL = { min: 20, max: 24 };
+const POOL = { min: 24, max: 28 };
 const AWAY = 3;
 
 function say(text: string): void {
