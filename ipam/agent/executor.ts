@@ -12,7 +12,7 @@ import { addAddress, forgetAddresses, listAddresses, markReleasing, unmarkReleas
 import { beginDetach, getEni, removeEni, setEniState } from "../store/enis.ts";
 import { dropIntent, type Intent, listIntents, putIntent } from "../store/intents.ts";
 import { inTransaction } from "../store/transaction.ts";
-import { putIntoService } from "./cloud-sync.ts";
+import { adoptEni, putIntoService } from "./cloud-sync.ts";
 import { type AgentContext, journal, nowMs, wallMs } from "./context.ts";
 import { TAG_CREATOR, TAG_NODE } from "./settings.ts";
 
@@ -86,12 +86,17 @@ export function createExecutor(ctx: AgentContext): Executor {
         clientToken: intent.clientToken ?? "",
       });
       ctx.reached("create-eni:created");
+      await adoptEni(ctx, eni, "attaching"); // decisions from now on see its slot taken and its addresses coming
       current = save({ ...current, eniId: eni.id, step: "created" });
     }
     const eniId = current.eniId ?? "";
     let eni = await cloud.describeEni(eniId);
     if (eni === undefined) {
-      inTransaction(store.db, () => dropIntent(store.db, intent.id)); // somebody deleted it: the pool decides anew
+      // Somebody deleted it: the pool decides anew.
+      inTransaction(store.db, () => {
+        if (getEni(store.db, eniId) !== undefined) removeEni(store.db, eniId);
+        dropIntent(store.db, intent.id);
+      });
       return;
     }
     if (eni.status === "Available") {

@@ -1,5 +1,5 @@
 /** ENIIP shared mode on two emulated nodes: what must hold while agents, pods and foreign hands come and go. */
-import { writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
@@ -227,7 +227,7 @@ describe("pods of shared ENIs", () => {
           ["0", "local"],
         ] as const)
           if (pref !== "0") ip(node, "rule", "add", "pref", pref, "lookup", table);
-      await until(`repair ${i}`, 2000, () => ping(a.pod.netns, OUTSIDE_IP));
+      await until(`repair ${i}`, 2000, () => ping(a.pod.netns, OUTSIDE_IP, 0.2));
       await until(`check ${i}`, 2000, () =>
         node.runtime.check(a.pod).then(
           () => true,
@@ -270,7 +270,13 @@ describe("pods of shared ENIs", () => {
     // What the runtime thinks may exist is retried: the same key ends in one working pod.
     for (const { pod } of keep) {
       await node.runtime.add(pod);
-      expect(await ping(pod.netns, OUTSIDE_IP)).toBe(true);
+      if (!(await ping(pod.netns, OUTSIDE_IP))) {
+        const name = pod.netns.split("/").at(-1) ?? "";
+        const inPod = ["addr", "route", "neigh"].map((what) => runTool("ip", ["-n", name, what])).join("\n");
+        throw new Error(
+          `${pod.name} does not reach the outside:\n${inPod}\n${ip(node, "rule")}\n${ip(node, "route", "show", "table", "all")}\n${readFileSync(node.agentLog, "utf8").slice(-3000)}`,
+        );
+      }
       await node.runtime.del(pod);
       pod.destroy();
     }

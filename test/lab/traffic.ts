@@ -4,10 +4,11 @@ import { exec, inNetns } from "../runtime/exec.ts";
 
 const BYTES = 64 << 10;
 
-export async function ping(fromNetns: string, to: string): Promise<boolean> {
+/** One echo request; `waitSeconds` for its answer. */
+export async function ping(fromNetns: string, to: string, waitSeconds = 2): Promise<boolean> {
   const done = await exec({
     path: "/usr/bin/ping",
-    args: ["-c1", "-W2", to],
+    args: ["-c1", `-W${waitSeconds}`, to],
     env: { PATH: "/usr/bin:/bin" },
     stdin: "",
     netns: fromNetns,
