@@ -71,6 +71,8 @@ export function sameGroups(a: readonly string[], b: readonly string[]): boolean 
   return a.length === b.length && [...a].sort().join() === [...b].sort().join();
 }
 
+/** What was seen of a vSwitch this long ago says little about now. */
+export const STALE_VSWITCH_MS = 60_000;
 /** How long failures of one vSwitch are counted: at most two of them in this time (F-09). */
 export const FAILURE_WINDOW_MS = 60_000;
 

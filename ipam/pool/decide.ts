@@ -5,25 +5,45 @@
  * Meaning of the two bounds (requirements CON-10, CON-11): at least `minIdle` addresses are idle at any time, so that
  * pods start without the cloud; at most `maxIdle` stay idle.
  */
-import { blockOf, type Counts, countPool, idleFloor, matchesConstraint, slotsTaken, usableOf } from "./counts.ts";
-import { affordable, chooseVSwitch, grow, type Obstacle, type Plan, type Want } from "./grow.ts";
+import {
+  blockOf,
+  type Counts,
+  countPool,
+  idleFloor,
+  matchesConstraint,
+  STALE_VSWITCH_MS,
+  slotsTaken,
+  usableOf,
+} from "./counts.ts";
+import {
+  affordable,
+  chooseVSwitch,
+  emptyPlan,
+  fullVSwitch,
+  grow,
+  type Obstacle,
+  type Plan,
+  type Want,
+} from "./grow.ts";
 import { initialMemory, remember } from "./memory.ts";
-import { type Looks, looksDue, RESTART_SPREAD_MS } from "./observe.ts";
+import { type Looks, looksDue, pressed, RESTART_SPREAD_MS } from "./observe.ts";
 import { balance, shrink } from "./shrink.ts";
-import type { Condition, Decision, PoolMemory, PoolState } from "./state.ts";
+import type { Condition, Decision, PoolMemory, PoolState, PoolVSwitch } from "./state.ts";
 
 export type * from "./state.ts";
 
 const NO_LOOKS: Looks = { now: [], nextAtMs: undefined };
 /** Filling up ahead of demand begins this much spread over a fleet that starts at once. */
-const FILL_SPREAD_MS = RESTART_SPREAD_MS / 5;
+const FILL_SPREAD_MS = 2 * RESTART_SPREAD_MS;
+/** Two calls within this time: pods keep coming. */
+const BUSY_MS = 60_000;
 /** An obstacle that passes within this time does not make a pod fail: it waits. */
 const WORTH_WAITING_MS = 10_000;
 
 export function decide(state: PoolState, nowMs: number): Decision {
   const counts = countPool(state);
   const memory = remember(state.memory ?? initialMemory(nowMs, 0, true), state, counts, nowMs);
-  const plan: Plan = { actions: [], obstacles: [] };
+  const plan = emptyPlan();
 
   const stuckConstrained = (state.constrained ?? []).map((c) => serveConstrained(state, c, plan, nowMs));
   // Cooling addresses serve the floor soon, but no pod that waits now.
@@ -31,8 +51,10 @@ export function decide(state: PoolState, nowMs: number): Decision {
   const urgent = Math.max(0, waiters - counts.idle - counts.coming);
   const floor = idleFloor(state.config, counts.allocated);
   const short = floor + waiters - counts.idle - counts.cooling - counts.coming;
-  // One look for both: a call made for a pod that waits brings the floor along.
-  const wanted = short > urgent && mayFill(memory, state, plan, nowMs) ? short : urgent;
+  // One call for both: what is made for a pod that waits brings the floor along.
+  const fills = short > urgent && mayFill(memory, state, counts, floor, plan, nowMs);
+  const least = fills ? short : urgent;
+  const wanted = least > 0 ? Math.max(least, wholeCall(memory, state, counts, waiters, nowMs)) : 0;
   const missing = wanted > 0 ? grow(state, { count: wanted, urgent: urgent > 0 }, plan, nowMs) : 0;
   const unserved = Math.max(0, urgent - (wanted - missing));
   const stuck = unserved > 0 ? whyStuck(state, plan.obstacles, {}, nowMs) : undefined;
@@ -42,8 +64,9 @@ export function decide(state: PoolState, nowMs: number): Decision {
     shrink(state, memory, counts, plan, nowMs);
 
   const lacking = missing > 0 || stuckConstrained.some((s) => s !== undefined);
-  const full = plan.obstacles.some((o) => o.condition === "VSwitchExhausted");
-  const looks = state.memory === undefined ? NO_LOOKS : looksDue(state, memory, lacking && full, nowMs);
+  afterCooling(state, counts, floor, plan);
+  const lack = { short: (lacking || pressed(memory, nowMs)) && exhausted(state, nowMs).length > 0, blind: plan.blind };
+  const looks = state.memory === undefined ? NO_LOOKS : looksDue(memory, lack, nowMs);
   const interval = state.config.warmupIntervalMs;
   return {
     actions: plan.actions,
@@ -54,9 +77,27 @@ export function decide(state: PoolState, nowMs: number): Decision {
       nowMs,
     ),
     observe: looks.now,
-    conditions: conditionsOf(state, plan, counts, lacking, nowMs),
-    memory,
+    conditions: conditionsOf(state, memory, plan, counts, lacking, nowMs),
+    memory: plan.actions.some((a) => a.kind === "assign" || a.kind === "create")
+      ? { ...memory, askedAtMs: nowMs }
+      : memory,
   };
+}
+
+/**
+ * Pods that come one by one would cost a call each. Where the last call was a moment ago, the next one brings as many
+ * addresses as it can carry, as far as the ceiling allows.
+ */
+function wholeCall(memory: PoolMemory, state: PoolState, counts: Counts, waiters: number, nowMs: number): number {
+  if (memory.askedAtMs === undefined || nowMs - memory.askedAtMs > BUSY_MS) return 0;
+  return Math.min(state.config.batch, waiters + state.config.maxIdle - counts.idle - counts.cooling - counts.coming);
+}
+
+/** The end of a cool-down is an event that nobody announces: somebody may wait for it, or it may be one too many. */
+function afterCooling(state: PoolState, counts: Counts, floor: number, plan: Plan): void {
+  if (counts.cooling === 0 || (state.waiters === 0 && counts.idle + counts.cooling <= floor)) return;
+  for (const eni of state.enis)
+    if (eni.nextFreeAtMs !== undefined) plan.obstacles.push({ untilMs: eni.nextFreeAtMs, reason: "" });
 }
 
 /** The first pods of a burst wait a moment for the others, so that one call serves them all (CFG-53 to 55). */
@@ -68,10 +109,21 @@ function heldBack(state: PoolState, plan: Plan, nowMs: number): boolean {
   return true;
 }
 
-/** A node that just started, and can start pods, leaves the cloud to those that cannot. */
-function mayFill(memory: PoolMemory, state: PoolState, plan: Plan, nowMs: number): boolean {
+/**
+ * A node that just started, and can start pods, leaves the cloud to those that cannot: the more it has, the longer it
+ * waits. One that has nothing begins at once.
+ */
+function mayFill(
+  memory: PoolMemory,
+  state: PoolState,
+  counts: Counts,
+  floor: number,
+  plan: Plan,
+  nowMs: number,
+): boolean {
   if (state.memory === undefined || !memory.known) return true;
-  const untilMs = memory.startedAtMs + memory.seed * FILL_SPREAD_MS;
+  const share = Math.min(1, counts.idle / Math.max(1, floor));
+  const untilMs = memory.startedAtMs + memory.seed * FILL_SPREAD_MS * share;
   if (untilMs <= nowMs) return true;
   plan.obstacles.push({ untilMs, reason: "" });
   return false;
@@ -92,9 +144,10 @@ function serveConstrained(
   }, 0);
   const count = demand.waiters - here.idle - coming;
   if (count <= 0) return undefined;
-  const local: Plan = { actions: plan.actions, obstacles: [] };
+  const local = emptyPlan(plan.actions);
   const left = grow(state, { count, urgent: true, only }, local, nowMs);
   plan.obstacles.push(...local.obstacles);
+  plan.blind ||= local.blind;
   return left > 0 ? whyStuck(state, local.obstacles, only, nowMs) : undefined;
 }
 
@@ -149,7 +202,22 @@ function allTaken(state: PoolState, nowMs: number): string {
   return `all ${attached} of ${state.limits.enis} ENIs of this instance type have their ${state.limits.perEni} addresses (${cooling} cooling down${next}): use a larger type or more nodes`;
 }
 
-function conditionsOf(state: PoolState, plan: Plan, counts: Counts, lacking: boolean, nowMs: number): Condition[] {
+/** vSwitches that were full when last asked, or seen. */
+function exhausted(state: PoolState, nowMs: number): string[] {
+  const full = (v: PoolVSwitch) => v.available === 0 && nowMs - (v.atMs ?? nowMs) <= STALE_VSWITCH_MS;
+  return state.vswitches
+    .filter((v) => full(v) || blockOf(state, `vswitch:${v.id}`, nowMs)?.condition === "VSwitchExhausted")
+    .map((v) => v.id);
+}
+
+function conditionsOf(
+  state: PoolState,
+  memory: PoolMemory,
+  plan: Plan,
+  counts: Counts,
+  lacking: boolean,
+  nowMs: number,
+): Condition[] {
   const found = new Map<string, Condition>();
   const add = (o: Obstacle) => {
     if (o.condition !== undefined) found.set(`${o.condition}/${o.reason}`, { reason: o.condition, message: o.reason });
@@ -159,6 +227,9 @@ function conditionsOf(state: PoolState, plan: Plan, counts: Counts, lacking: boo
     if (block !== undefined) add(block);
   }
   plan.obstacles.forEach(add);
+  const told = [...found.values()].some((c) => c.reason === "VSwitchExhausted");
+  // Between two tries of the same pods, too.
+  if (!told && pressed(memory, nowMs)) for (const id of exhausted(state, nowMs)) add(fullVSwitch(id, nowMs));
   const noRoom =
     slotsTaken(state) >= state.limits.enis &&
     state.enis.every((e) => e.state === "lost" || Math.max(e.total, e.total6 ?? 0) >= state.limits.perEni);

@@ -1,12 +1,14 @@
 /** Where missing addresses come from: ENIs with room first, then new ENIs. */
 import type { EniConstraint } from "../store/eni-constraint.ts";
-import { blockOf, isBusy, matchesConstraint, slotsTaken, takenOf } from "./counts.ts";
-import type { ConditionReason, PoolAction, PoolEni, PoolState, PoolVSwitch } from "./state.ts";
+import { blockOf, isBusy, matchesConstraint, STALE_VSWITCH_MS, slotsTaken, takenOf } from "./counts.ts";
+import type { ConditionReason, PoolAction, PoolEni, PoolOperation, PoolState, PoolVSwitch } from "./state.ts";
 
 /** An ENI that just gave addresses back gets none for this long, unless a pod waits: no see-saw (F-52). */
 export const QUIET_AFTER_UNASSIGN_MS = 60_000;
-/** What was seen of a vSwitch this long ago says little about now. */
-const STALE_VSWITCH_MS = 60_000;
+/** Calls under way to one vSwitch while nobody knows how much it has: no more than may fail in a minute (F-09). */
+const BLIND_CALLS = 2;
+/** A look takes about as long. */
+const LOOK_MS = 1000;
 
 /** Why something wanted is not done now. */
 export interface Obstacle {
@@ -20,6 +22,12 @@ export interface Obstacle {
 export interface Plan {
   readonly actions: PoolAction[];
   readonly obstacles: Obstacle[];
+  /** More would be asked for if it were known how much there is. */
+  blind: boolean;
+}
+
+export function emptyPlan(actions: PoolAction[] = []): Plan {
+  return { actions, obstacles: [], blind: false };
 }
 
 export interface Want {
@@ -37,7 +45,25 @@ export function grow(state: PoolState, want: Want, plan: Plan, nowMs: number): n
     return want.count;
   }
   const left = want.count - fillEnis(state, want, plan, nowMs);
-  return left <= 0 ? 0 : left - addEnis(state, { ...want, count: left }, plan, nowMs);
+  // An ENI that has room gets its addresses sooner and cheaper than a new one could bring them, even if it has to wait.
+  const beyond = left - roomLater(state, want, plan, nowMs);
+  return beyond <= 0 ? left : left - addEnis(state, { ...want, count: beyond }, plan, nowMs);
+}
+
+/** Room on ENIs that get nothing in this round, but soon: another call runs, or the budget is used up. */
+function roomLater(state: PoolState, want: Want, plan: Plan, nowMs: number): number {
+  if (blockOf(state, "assign", nowMs) !== undefined) return 0;
+  return state.enis.reduce((room, e) => {
+    const fits = want.only === undefined || matchesConstraint(e, want.only);
+    if (e.state !== "ready" || e.foreign === true || !fits || obstacleOn(state, e, want, nowMs) !== undefined)
+      return room;
+    const vswitch = state.vswitches.find((v) => v.id === e.vswitchId);
+    if (vswitch !== undefined && roomIn(state, vswitch, plan, nowMs) === 0) return room;
+    const own = (a: { readonly kind: string; readonly count?: number; readonly eniId?: string | undefined }) =>
+      a.kind === "assign" && a.eniId === e.id ? (a.count ?? 0) : 0;
+    const promised = [...state.operations, ...plan.actions].reduce((n, a) => n + own(a), 0);
+    return room + Math.max(0, state.limits.perEni - takenOf(e) - promised);
+  }, 0);
 }
 
 /** Takes one call out of the budget of its kind; without any left, says when there is one again. */
@@ -71,6 +97,7 @@ function fillEnis(state: PoolState, want: Want, plan: Plan, nowMs: number): numb
       plan.obstacles.push(fullVSwitch(eni.vswitchId, nowMs));
       continue;
     }
+    if (room === undefined && tooBlind(state, eni.vswitchId, plan, nowMs)) continue;
     if (!affordable(state, "assign", plan)) break;
     const count = Math.min(want.count - brought, state.limits.perEni - takenOf(eni), perCall, room ?? perCall);
     plan.actions.push({ kind: "assign", eniId: eni.id, count });
@@ -81,6 +108,8 @@ function fillEnis(state: PoolState, want: Want, plan: Plan, nowMs: number): numb
 
 function candidates(state: PoolState, want: Want, plan: Plan): PoolEni[] {
   const { only } = want;
+  const whole = Math.min(want.count, state.config.batch);
+  const fits = (eni: PoolEni) => state.limits.perEni - takenOf(eni) >= whole;
   return state.enis
     .filter(
       (e) =>
@@ -93,7 +122,10 @@ function candidates(state: PoolState, want: Want, plan: Plan): PoolEni[] {
     )
     .sort(
       (a, b) =>
-        (state.config.fill === "fewest" ? takenOf(a) - takenOf(b) : takenOf(b) - takenOf(a)) || (a.id < b.id ? -1 : 1),
+        // One that takes all of it saves a call.
+        Number(fits(b)) - Number(fits(a)) ||
+        (state.config.fill === "fewest" ? takenOf(a) - takenOf(b) : takenOf(b) - takenOf(a)) ||
+        (a.id < b.id ? -1 : 1),
     );
 }
 
@@ -128,6 +160,7 @@ function addEnis(state: PoolState, want: Want, plan: Plan, nowMs: number): numbe
     if (vswitch === undefined || !affordable(state, "create", plan)) break;
     // The ENI's primary address comes out of the same vSwitch.
     const room = roomIn(state, vswitch, plan, nowMs);
+    if (room === undefined && tooBlind(state, vswitch.id, plan, nowMs)) break;
     const count = Math.min(
       want.count - brought,
       state.limits.perEni,
@@ -177,15 +210,42 @@ export function chooseVSwitch(
   }
 }
 
-/** Free addresses less those that this round asks for; undefined when not known, or known too long ago. */
+/**
+ * Free addresses when last seen, less what we took since, what is under way and what this round asks for; undefined when
+ * not known, or known too long ago.
+ */
 function roomIn(state: PoolState, vswitch: PoolVSwitch, plan: Plan, nowMs: number): number | undefined {
-  if (vswitch.available === undefined || nowMs - (vswitch.atMs ?? nowMs) > STALE_VSWITCH_MS) return undefined;
-  const asked = plan.actions.reduce((n, a) => {
-    if (a.kind === "create" && a.vswitchId === vswitch.id) return n + a.count + 1;
-    const on = a.kind === "assign" ? state.enis.find((e) => e.id === a.eniId) : undefined;
-    return a.kind === "assign" && on?.vswitchId === vswitch.id ? n + a.count : n;
-  }, 0);
-  return Math.max(0, vswitch.available - asked);
+  const seenAtMs = vswitch.atMs ?? nowMs;
+  if (vswitch.available === undefined || nowMs - seenAtMs > STALE_VSWITCH_MS) return undefined;
+  const taken = (state.memory?.taken[vswitch.id] ?? []).reduce((n, t) => (t.atMs > seenAtMs ? n + t.count : n), 0);
+  const underWay = state.operations.reduce((n, o) => n + drawnBy(state, o, vswitch.id), 0);
+  const asked = plan.actions.reduce((n, a) => n + drawnBy(state, a, vswitch.id), 0);
+  return Math.max(0, vswitch.available - taken - underWay - asked);
+}
+
+/** What one call takes out of a vSwitch; a new ENI takes its primary address besides. */
+function drawnBy(state: PoolState, call: PoolAction | PoolOperation, vswitchId: string): number {
+  if (call.kind === "create")
+    return call.vswitchId === vswitchId && !("eniId" in call && call.eniId) ? call.count + 1 : 0;
+  if (call.kind !== "assign") return 0;
+  return state.enis.find((e) => e.id === call.eniId)?.vswitchId === vswitchId ? call.count : 0;
+}
+
+function tooBlind(state: PoolState, vswitchId: string, plan: Plan, nowMs: number): boolean {
+  const vswitchOf = (eniId: string | undefined) => state.enis.find((e) => e.id === eniId)?.vswitchId;
+  const underWay = state.operations.filter((o) => {
+    if (o.kind !== "create" && o.kind !== "assign") return false;
+    // An ENI that is there has its addresses: the call that can fail is over.
+    return o.kind === "create" ? o.eniId === undefined && o.vswitchId === vswitchId : vswitchOf(o.eniId) === vswitchId;
+  });
+  const planned = plan.actions.filter((a) => {
+    if (a.kind === "create") return a.vswitchId === vswitchId;
+    return a.kind === "assign" && vswitchOf(a.eniId) === vswitchId;
+  });
+  if (underWay.length + planned.length < BLIND_CALLS) return false;
+  plan.blind = true;
+  plan.obstacles.push({ untilMs: nowMs + LOOK_MS, reason: "" });
+  return true;
 }
 
 export function fullVSwitch(id: string, nowMs: number): Obstacle {

@@ -1,5 +1,5 @@
 /** What is remembered from one decision to the next. */
-import { type Counts, FAILURE_WINDOW_MS } from "./counts.ts";
+import { type Counts, FAILURE_WINDOW_MS, STALE_VSWITCH_MS } from "./counts.ts";
 import { noteIdle, startIdleWindow } from "./idle-window.ts";
 import type { PoolMemory, PoolState } from "./state.ts";
 
@@ -16,6 +16,8 @@ export function initialMemory(nowMs: number, seed: number, known: boolean): Pool
     emptySinceMs: {},
     failedAtMs: {},
     pressedAtMs: undefined,
+    taken: {},
+    askedAtMs: undefined,
     observed: {},
     suspectSinceMs: undefined,
   };
@@ -33,12 +35,18 @@ export function remember(memory: PoolMemory, state: PoolState, counts: Counts, n
     const lately = times.filter((at) => at > nowMs - 20 * FAILURE_WINDOW_MS);
     if (lately.length > 0) failed[key] = lately;
   }
+  const taken: Record<string, PoolMemory["taken"][string]> = {};
+  for (const [id, takings] of Object.entries(memory.taken)) {
+    const lately = takings.filter((t) => t.atMs > nowMs - STALE_VSWITCH_MS);
+    if (lately.length > 0) taken[id] = lately;
+  }
   const waiting = state.waiters > 0 || (state.constrained ?? []).some((c) => c.waiters > 0);
   return {
     ...memory,
     idle: noteIdle(memory.idle, counts.idle + counts.cooling, state.config.idleTtlMs, nowMs),
     emptySinceMs: empty,
     failedAtMs: failed,
+    taken,
     pressedAtMs: waiting ? nowMs : memory.pressedAtMs,
   };
 }

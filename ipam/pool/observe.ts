@@ -2,7 +2,7 @@
  * When to look at the cloud. Rarely: the store is what pods live from, and a fleet that looks all at once is throttled
  * all at once (F-13).
  */
-import type { Observation, PoolMemory, PoolState } from "./state.ts";
+import type { Observation, PoolMemory } from "./state.ts";
 
 /** An agent whose store knew its ENIs takes its first look within this time after its start. */
 export const RESTART_SPREAD_MS = 300_000;
@@ -15,17 +15,28 @@ const EXHAUSTED_QUIET_LOOK_MS = 60_000;
 /** Pods that waited this long ago may come back: kubelet tries again. */
 const PRESSED_FOR_MS = 120_000;
 
+/** Pods waited a moment ago. */
+export function pressed(memory: PoolMemory, nowMs: number): boolean {
+  return memory.pressedAtMs !== undefined && nowMs - memory.pressedAtMs < PRESSED_FOR_MS;
+}
+
 export interface Looks {
   readonly now: readonly { readonly what: Observation; readonly reason: string }[];
   readonly nextAtMs: number | undefined;
 }
 
-/** @param short Addresses that are wanted and not had because of full vSwitches. */
-export function looksDue(state: PoolState, memory: PoolMemory, short: boolean, nowMs: number): Looks {
+export interface Lack {
+  /** Addresses are wanted and not had because of full vSwitches. */
+  readonly short: boolean;
+  /** More would be asked for if it were known how much the vSwitches have. */
+  readonly blind: boolean;
+}
+
+export function looksDue(memory: PoolMemory, lack: Lack, nowMs: number): Looks {
   const now: { what: Observation; reason: string }[] = [];
   let nextAtMs: number | undefined;
   for (const what of ["enis", "limits", "vswitches"] as const) {
-    const due = dueAt(what, state, memory, short, nowMs);
+    const due = dueAt(what, memory, lack, nowMs);
     if (due === undefined) continue;
     const atMs = Math.max(due.atMs, memory.observed[what]?.notBeforeMs ?? 0);
     if (atMs <= nowMs) now.push({ what, reason: due.reason });
@@ -36,9 +47,8 @@ export function looksDue(state: PoolState, memory: PoolMemory, short: boolean, n
 
 function dueAt(
   what: Observation,
-  state: PoolState,
   memory: PoolMemory,
-  short: boolean,
+  lack: Lack,
   nowMs: number,
 ): { readonly atMs: number; readonly reason: string } | undefined {
   const { seed, startedAtMs, known, suspectSinceMs: suspect } = memory;
@@ -59,11 +69,9 @@ function dueAt(
         ? undefined
         : { atMs: startedAtMs + seed * (known ? 2 * RESTART_SPREAD_MS : UNKNOWN_SPREAD_MS), reason: "start" };
     case "vswitches": {
-      const unknown = state.vswitches.length > 1 && state.vswitches.some((v) => v.available === undefined);
-      if (!short)
-        return unknown && last === undefined && !known ? { atMs: nowMs, reason: "several to choose from" } : undefined;
-      const pressed = memory.pressedAtMs !== undefined && nowMs - memory.pressedAtMs < PRESSED_FOR_MS;
-      const every = (pressed ? EXHAUSTED_LOOK_MS : EXHAUSTED_QUIET_LOOK_MS) * (0.8 + 0.4 * seed);
+      if (lack.blind) return { atMs: nowMs, reason: "it is not known how much the vSwitches have" };
+      if (!lack.short) return undefined;
+      const every = (pressed(memory, nowMs) ? EXHAUSTED_LOOK_MS : EXHAUSTED_QUIET_LOOK_MS) * (0.8 + 0.4 * seed);
       return { atMs: (last ?? Number.NEGATIVE_INFINITY) + every, reason: "a vSwitch is full" };
     }
   }

@@ -31,7 +31,11 @@ export function applyOutcome(
       action.kind === "create" || action.kind === "assign" ? concerned : [action.kind, "all", `eni:${eniId}`];
     for (const key of worked) delete inhibitions[key];
     const failedAtMs = Object.fromEntries(Object.entries(memory.failedAtMs).filter(([key]) => !worked.includes(key)));
-    return { inhibitions, memory: { ...memory, failedAtMs } };
+    const drawn = action.kind === "create" ? action.count + 1 : action.kind === "assign" ? action.count : 0;
+    const before = memory.taken[vswitchId] ?? [];
+    const taken =
+      drawn > 0 ? { ...memory.taken, [vswitchId]: [...before, { atMs: nowMs, count: drawn }] } : memory.taken;
+    return { inhibitions, memory: { ...memory, failedAtMs, taken } };
   }
   const { failure } = outcome;
   // How often in a row is told by the key it will block; which that is does not depend on the number.

@@ -12,7 +12,10 @@ export function shrink(state: PoolState, memory: PoolMemory, counts: Counts, pla
   const unneeded = unneededFor(state, memory, counts, floor, nowMs);
   again(state, memory, counts, floor, plan, nowMs);
   // What cools will be idle soon: counted as kept, so that a burst of deletions is not answered with calls at once.
-  let excess = Math.max(idle - state.config.maxIdle, Math.min(unneeded, idle - floor));
+  const above = idle - state.config.maxIdle;
+  // More of them come free in a moment: one call for all.
+  const partial = state.memory !== undefined && above < state.config.batch && counts.cooling > 0;
+  let excess = Math.max(partial ? 0 : above, Math.min(unneeded, idle - floor));
   // Without memory there is no telling how long an ENI has been empty: as soon as it is.
   const restedSince = state.memory === undefined ? Number.POSITIVE_INFINITY : nowMs - state.config.idleTtlMs;
   const givers = state.enis.filter((e) => {

@@ -73,6 +73,8 @@ export interface PoolOperation {
   readonly count: number;
   /** Made for pods that ask for this. */
   readonly only?: EniConstraint | undefined;
+  /** Of a new ENI. */
+  readonly vswitchId?: string | undefined;
 }
 
 export type ConditionReason =
@@ -164,6 +166,10 @@ export interface PoolMemory {
   readonly failedAtMs: Readonly<Record<string, readonly number[]>>;
   /** When pods last waited. */
   readonly pressedAtMs: number | undefined;
+  /** By vSwitch, addresses that we took out of it lately: what was seen before then is that much less now. */
+  readonly taken: Readonly<Record<string, readonly { readonly atMs: number; readonly count: number }[]>>;
+  /** When addresses were last asked for. */
+  readonly askedAtMs: number | undefined;
   readonly observed: Readonly<Partial<Record<Observation, Observed>>>;
   /** Something does not fit what we believe of the cloud: look soon. */
   readonly suspectSinceMs: number | undefined;
