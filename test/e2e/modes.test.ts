@@ -1,0 +1,199 @@
+/** VPC routes, dual stack, and terway-ipam alone under other plugins. */
+
+import { spawnSync } from "node:child_process";
+import { cpSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, it } from "vitest";
+import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
+import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
+import { OUTSIDE_IP, OUTSIDE_IP6 } from "../cloud/fabric.ts";
+import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
+import { poolView } from "../lab/store-view.ts";
+import { ping } from "../lab/traffic.ts";
+import { CNI_PATH, createWorld, until, type World } from "../lab/world.ts";
+import { createRuntime, type PluginConf } from "../runtime/cni-runtime.ts";
+
+const worlds: World[] = [];
+const folder = mkdtempSync(join(tmpdir(), "terway-modes-"));
+afterAll(async () => {
+  for (const world of worlds) await world.close();
+  rmSync(folder, { recursive: true, force: true });
+});
+
+const bare = (cidr: string | undefined) => cidr?.split("/")[0] ?? "";
+
+describe("VPC mode", () => {
+  it("routes each node's pod range, with one entry a node in the VPC's table", async () => {
+    const world = await createWorld({
+      prefix: `v${process.pid % 10000}`,
+      nodes: 2,
+      mode: "vpc",
+      instanceType: "ecs.g7.large",
+      poolMin: 0,
+      poolMax: 5,
+    });
+    worlds.push(world);
+    const [a, b] = world.nodes;
+    if (!a || !b) throw new Error("two nodes");
+    await until(
+      "both routes",
+      20_000,
+      () => [...world.cloud.model.routes.values()].filter((r) => r.status === "Available").length === 2,
+    );
+    const pods = [a.newPod(), a.newPod(), b.newPod()];
+    const results = [
+      await until("a pod", 15_000, () => a.runtime.add(pods[0] ?? a.newPod()).catch(() => undefined)),
+      await a.runtime.add(pods[1] ?? a.newPod()),
+      await until("a pod", 15_000, () => b.runtime.add(pods[2] ?? b.newPod()).catch(() => undefined)),
+    ];
+    const ips = results.map((r) => r.result.ips?.[0]?.address);
+    expect(ips.map((x) => x?.replace(/\d+\/24$/, "0/24"))).toEqual(["172.20.0.0/24", "172.20.0.0/24", "172.20.1.0/24"]);
+    const reach = [
+      await ping(pods[0]?.netns ?? "", bare(ips[1])),
+      await ping(pods[0]?.netns ?? "", bare(ips[2])),
+      await ping(pods[2]?.netns ?? "", bare(ips[0])),
+      await ping(pods[2]?.netns ?? "", OUTSIDE_IP),
+    ];
+    expect(reach).toEqual([true, true, true, true]);
+    await a.runtime.check(pods[0] ?? a.newPod());
+    for (const [i, pod] of pods.entries()) await (i < 2 ? a : b).runtime.del(pod);
+    expect(world.cloud.fabric?.spoofed()).toBe(0);
+  }, 60_000);
+});
+
+describe("dual stack", () => {
+  it("gives each pod both families of one ENI, usable at once", async () => {
+    const world = await createWorld({
+      prefix: `d${process.pid % 10000}`,
+      nodes: 2,
+      mode: "eniip-veth",
+      instanceType: "ecs.g7.large",
+      poolMin: 3,
+      poolMax: 5,
+      dualStack: true,
+      cooldownSeconds: 1,
+    });
+    worlds.push(world);
+    const [a, b] = world.nodes;
+    if (!a || !b) throw new Error("two nodes");
+    for (const node of [a, b]) {
+      await until("warm", 20_000, () => {
+        try {
+          return poolView(node.store, nodeSys.clock(CLOCK_BOOTTIME)).idle >= 3;
+        } catch {
+          return false;
+        }
+      });
+    }
+    const [x, y] = [a.newPod(), b.newPod()];
+    const [rx, ry] = [await a.runtime.add(x), await b.runtime.add(y)];
+    expect(rx.result.ips?.map((i) => i.address.includes(":"))).toEqual([false, true]);
+    // No address waits for duplicate detection.
+    expect(
+      runTool("ip", ["-n", x.netns.split("/").at(-1) ?? "", "-6", "addr", "show", "scope", "global"]),
+    ).not.toContain("tentative");
+    const [x6, y6] = [bare(rx.result.ips?.[1]?.address), bare(ry.result.ips?.[1]?.address)];
+    expect([
+      await ping(x.netns, y6),
+      await ping(y.netns, x6),
+      await ping(x.netns, OUTSIDE_IP6),
+      await ping(a.netns, x6),
+      await ping(x.netns, bare(ry.result.ips?.[0]?.address)),
+    ]).toEqual([true, true, true, true, true]);
+    await a.runtime.check(x);
+    await a.runtime.del(x);
+    await b.runtime.del(y);
+    const db = openNodeSql(a.store);
+    expect(db.get("SELECT count(*) AS n FROM address WHERE state = 'allocated'")?.n).toBe(0);
+    db.close();
+  }, 60_000);
+});
+
+describe("terway-ipam alone", () => {
+  const plugins: Record<string, (host: Netns) => PluginConf> = {
+    ptp: () => ({ type: "ptp" }),
+    bridge: () => ({ type: "bridge", bridge: "br0", isGateway: true }),
+    macvlan: (host) => {
+      runTool("ip", ["-n", host.name, "link", "add", "up0", "type", "veth", "peer", "name", "up1"]);
+      for (const link of ["up0", "up1"]) runTool("ip", ["-n", host.name, "link", "set", link, "up"]);
+      return { type: "macvlan", master: "up0", mode: "bridge" };
+    },
+  };
+
+  it.each(Object.keys(plugins))(
+    "serves %s with host-local's own configuration",
+    async (type) => {
+      const host = createNetns(`i${process.pid % 10000}${type}`);
+      const pods = [1, 2].map((i) => createNetns(`i${process.pid % 10000}${type}${i}`));
+      try {
+        runTool("nsenter", [`--net=${host.path}`, "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+        const ipam = {
+          type: "terway-ipam",
+          store: join(folder, `${type}.db`),
+          logDir: folder,
+          dataDir: "/nowhere",
+          resolvConf: "/etc/resolv.conf",
+          routes: [{ dst: "0.0.0.0/0" }],
+          ranges: [
+            [{ subnet: "10.77.0.0/24", rangeStart: "10.77.0.10", rangeEnd: "10.77.0.12", gateway: "10.77.0.1" }],
+          ],
+        };
+        const runtime = createRuntime({
+          conflist: {
+            cniVersion: "1.0.0",
+            name: `alone-${type}`,
+            plugins: [{ ...(plugins[type]?.(host) ?? { type }), ipam }],
+          },
+          cniPath: CNI_PATH,
+          netns: host.path,
+        });
+        const podOf = (i: number) => ({ containerId: `c${i}`, netns: pods[i]?.path ?? "", ifname: "eth0" });
+        const results = [await runtime.add(podOf(0)), await runtime.add(podOf(1))];
+        const ips = results.map((r) => bare(r.result.ips?.[0]?.address));
+        expect(ips).toEqual(["10.77.0.10", "10.77.0.11"]);
+        expect(await ping(pods[0]?.path ?? "", ips[1] ?? "")).toBe(true);
+        await runtime.check(podOf(0));
+        await runtime.del(podOf(0));
+        await runtime.del(podOf(0));
+        // The next after the last one given, not the one that just came free.
+        expect(bare((await runtime.add(podOf(0))).result.ips?.[0]?.address)).toBe("10.77.0.12");
+        for (const i of [0, 1]) await runtime.del(podOf(i));
+      } finally {
+        for (const netns of [...pods, host]) netns.close();
+      }
+    },
+    30_000,
+  );
+});
+
+describe("the six executables", () => {
+  const names = ["terway-ipam", "terway-eni", "terway-ipvlan", "terway-trunk", "terway-bandwidth", "terway-policy"];
+
+  it.each(names)("%s runs in an empty root and is small", (name) => {
+    const root = join(folder, `root-${name}`);
+    mkdirSync(root);
+    cpSync(join("dist/cni", name), join(root, name));
+    const done = spawnSync("/usr/sbin/chroot", [root, `/${name}`], {
+      env: { CNI_COMMAND: "VERSION" },
+      input: "{}",
+      encoding: "utf8",
+    });
+    expect([done.stderr, done.status]).toEqual(["", 0]);
+    expect(JSON.parse(done.stdout)).toEqual({
+      cniVersion: "1.1.0",
+      supportedVersions: ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"],
+    });
+    expect(spawnSync("stat", ["-c", "%s", join(root, name)], { encoding: "utf8" }).stdout.trim().length).toBeLessThan(
+      8,
+    );
+  });
+
+  it.each(names.slice(2))("%s refuses ADD with a reason and does not hinder DEL", (name) => {
+    const env = { CNI_CONTAINERID: "c", CNI_NETNS: "/run/netns/x", CNI_IFNAME: "eth0", CNI_PATH: "/x" };
+    const input = JSON.stringify({ cniVersion: "1.0.0", name: "n", type: name });
+    const add = spawnSync(join("dist/cni", name), [], { env: { ...env, CNI_COMMAND: "ADD" }, input, encoding: "utf8" });
+    expect([add.status, JSON.parse(add.stdout).code]).toEqual([1, 2]);
+    expect(spawnSync(join("dist/cni", name), [], { env: { ...env, CNI_COMMAND: "DEL" }, input }).status).toBe(0);
+  });
+});
