@@ -1,29 +1,41 @@
-/** What an error code of ECS or VPC means for us. Decided by the code alone, never by the message. */
+/**
+ * What an error code of ECS or VPC means for us: the table of alicloud-api section 3 as data. Decided by the code alone,
+ * never by the message.
+ */
 
 export type CloudErrorClass =
-  /** Over the budget of account, region and operation. */
+  /** Over the budget of account, region and operation: the next minute. */
   | "throttled"
   /** Temporary, or the outcome is not known: again, with the same ClientToken. */
   | "retry"
-  /** Another task runs on the same thing: again soon. */
+  /** Another task runs on the same thing: again soon, one call at a time. */
   | "conflict"
+  /** The vSwitch has no address left: another one, or later. */
   | "vswitch-full"
   /** The instance has its maximum of ENIs. */
   | "eni-limit"
-  /** The ENI has its maximum of addresses: our view is stale. */
+  /** The ENI has its maximum of addresses, or the vSwitch no prefix: our view is stale. */
   | "capacity"
-  /** Quota of the account, or a full security group. */
+  /** Quota of the account, or a full security group: give up loudly. */
   | "quota"
+  /** It does not exist (any more): done, where it was to go. */
   | "gone"
+  /** Not in this state: wait for the state. */
   | "state"
+  /** Managed by somebody else: leave it alone for good. */
   | "not-ours"
+  /** The configuration asks for what is not there. */
   | "config"
+  /** Credentials or rights. */
   | "auth"
+  /** The request itself is wrong. */
   | "bug"
+  /** The ClientToken is spent: a new one. */
   | "idempotent-failed"
+  /** Not in the table: kept whole, counted, tried again after a long pause. */
   | "unknown";
 
-const CODES: Readonly<Record<string, CloudErrorClass>> = {
+export const ERROR_CODES: Readonly<Record<string, CloudErrorClass>> = {
   ServiceUnavailable: "retry",
   InternalError: "retry",
   "Operation.Conflict": "conflict",
@@ -43,13 +55,16 @@ const CODES: Readonly<Record<string, CloudErrorClass>> = {
   "InvalidSecurityGroup.NotFound": "config",
   "InvalidVSwitchId.NotFound": "config",
   "InvalidVSwitchId.IpInvalid": "config",
+  "InvalidVSwitch.Ipv6NotTurnOn": "config",
   "InvalidIp.IpAssigned": "config",
   "InvalidPrivateIpAddress.Duplicated": "config",
   "InvalidIp.IpRepeated": "config",
+  // NB: also the answer for an ENI's primary address, which is never ours to give back.
   "InvalidIp.IpUnassigned": "gone",
   "InvalidEniId.NotFound": "gone",
   "InvalidEcsId.NotFound": "gone",
   "InvalidInstanceId.NotFound": "gone",
+  "InvalidRouteEntryId.NotFound": "gone",
   "InvalidOperation.InvalidEniState": "state",
   "InvalidOperation.InvalidEcsState": "state",
   IncorrectInstanceStatus: "state",
@@ -59,12 +74,11 @@ const CODES: Readonly<Record<string, CloudErrorClass>> = {
   "InvalidOperation.EniLinked": "not-ours",
   "InvalidOperation.AvailabilityZoneMismatch": "config",
   "InvalidOperation.VpcMismatch": "config",
-  "Forbidden.RAM": "auth",
-  "Forbidden.SubUser": "auth",
   "InvalidAccessKeyId.NotFound": "auth",
-  "InvalidSecurityToken.Expired": "auth",
   SignatureDoesNotMatch: "auth",
+  // The SDK draws a new nonce for every request: the next one is right.
   SignatureNonceUsed: "retry",
+  // Our clock is wrong by more than 15 minutes, or the answer to a proxy's delay.
   "InvalidTimeStamp.Expired": "auth",
   MissingParameter: "bug",
   InvalidParameter: "bug",
@@ -78,10 +92,29 @@ const CODES: Readonly<Record<string, CloudErrorClass>> = {
   IdempotentFailed: "idempotent-failed",
 };
 
-/** @param code As answered; a broken connection has none of these and is `retry` by whoever sees it. */
-export function classify(code: string): CloudErrorClass {
-  // Throttling, Throttling.User, Throttling.Api: an equality test would miss two of the three.
-  if (code.startsWith("Throttling")) return "throttled";
-  if (code.startsWith("OperationFailed.")) return "conflict";
-  return CODES[code] ?? "unknown";
+/** Families of codes; the first that fits. An equality test on `Throttling` would miss two of its three codes. */
+export const ERROR_PREFIXES: readonly (readonly [string, CloudErrorClass])[] = [
+  ["Throttling", "throttled"],
+  ["OperationFailed.", "conflict"],
+  ["InsufficientPrefix", "capacity"],
+  ["Forbidden", "auth"],
+  ["InvalidSecurityToken", "auth"],
+  ["InvalidAccessKeyId", "auth"],
+  ["IncompleteSignature", "auth"],
+  ["InvalidAction", "bug"],
+  ["MissingParameter", "bug"],
+  ["QuotaExceed", "quota"],
+];
+
+/**
+ * @param code As answered; empty when there was no answer.
+ * @param httpStatus Of the answer: decides where the table does not know the code. Absent: no answer came.
+ */
+export function classify(code: string, httpStatus?: number): CloudErrorClass {
+  const exact = Object.hasOwn(ERROR_CODES, code) ? ERROR_CODES[code] : undefined;
+  if (exact !== undefined) return exact;
+  const family = ERROR_PREFIXES.find(([prefix]) => code.startsWith(prefix));
+  if (family !== undefined) return family[1];
+  if (httpStatus === 429) return "throttled";
+  return httpStatus !== undefined && httpStatus >= 500 ? "retry" : "unknown";
 }
