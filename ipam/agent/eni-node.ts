@@ -40,6 +40,11 @@ export async function waitForLink(mac: string): Promise<Link | undefined> {
 /** Brings the ENI's link, address, routes and rule up; idempotent. */
 export function setUpEni(ctx: AgentContext, eni: Eni, link: Link): void {
   const mtu = Math.min(eni.mtu, link.mtuBytes);
+  if (ctx.config.pool.dualStack) {
+    // Before it comes up: a link-local address that waits for duplicate detection sends no neighbour solicitation, and
+    // the first packets of the first pod would be lost. A router advertisement must not add routes beside ours.
+    for (const name of ["accept_dad", "accept_ra"]) writeSysctl(nodeSys, `net/ipv6/conf/${link.name}/${name}`, "0");
+  }
   const nl = openNetlink(nodeSys);
   try {
     nl.apply(eniRequests({ ...eni, mtu }, link.index));

@@ -112,12 +112,18 @@ describe("an agent killed at any point of a cloud operation (F-11)", () => {
       await warm(node);
       await node.stopAgent("SIGTERM");
       node.startAgent({ TERWAY_TEST_DIE_AT: point });
+      let deaths = 0;
+      const revive = () => {
+        if (node.agent?.signalCode !== "SIGKILL") return;
+        deaths += 1;
+        node.startAgent();
+      };
       // Load that makes the pool grow, then shrink to nothing.
       const pods = [];
       for (let i = 0; i < 8; i++) {
         const pod = node.newPod();
         await until("a pod", 20_000, async () => {
-          if (node.agent?.signalCode === "SIGKILL") node.startAgent();
+          revive();
           return node.runtime.add(pod).then(
             () => true,
             () => false,
@@ -127,12 +133,10 @@ describe("an agent killed at any point of a cloud operation (F-11)", () => {
       }
       expect(await ping(pods[7]?.netns ?? "", OUTSIDE_IP)).toBe(true);
       for (const pod of pods) await node.runtime.del(pod);
-      await until(
-        "death or rest",
-        20_000,
-        () => node.agent?.signalCode === "SIGKILL" || (view(node).idle <= 6 && view(node).intents === 0),
-      );
-      if (node.agent?.signalCode === "SIGKILL") node.startAgent();
+      await until("its death", 30_000, () => {
+        revive();
+        return deaths > 0;
+      });
       await until("the pool rests", 30_000, () => view(node).idle >= 4 && view(node).idle <= 6);
       await settled(node);
     },
