@@ -32,7 +32,7 @@ export interface SqlHandle {
 
 /**
  * Opens (creating if absent) the database at `path`: foreign keys unchecked, synchronous=NORMAL (a commit survives the
- * process, not a power cut), a WAL checkpoint every 256 pages (recovery of a WAL that nobody holds open stays short),
+ * process, not a power cut), a WAL checkpoint every 512 pages (recovery of a WAL that nobody holds open stays short),
  * and up to 5 s of waiting for another writer.
  *
  * @throws {SqlError}

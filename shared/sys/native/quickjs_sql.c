@@ -10,7 +10,13 @@
 #include "sqlite3.h"
 
 #define MAX_DATABASES 4
+#define MAX_STATEMENTS 64
+/* A checkpoint at this many frames: recovery of the WAL, when nobody has the database open, stays below 1 ms. */
+#define CHECKPOINT_FRAMES 512
+
 static sqlite3 *databases[MAX_DATABASES];
+/* Statements by their text: a plugin runs most of them once, but a loop should not pay for preparing them again. */
+static struct { sqlite3_stmt *statement; uint32_t hash; } statements[MAX_DATABASES][MAX_STATEMENTS];
 
 static JSValue fail(JSContext *ctx, int code, const char *message) {
   JSValue error = JS_NewError(ctx);
@@ -47,6 +53,20 @@ static int on_busy(void *opaque, int count) {
   return 1;
 }
 
+/*
+ * Runs after a commit, without any lock. The passive checkpoint that SQLite would do here leaves the WAL as long as it
+ * is: unless somebody keeps the database open, the next one reads all of it again, and copies all of it again. So the
+ * WAL is emptied, if that can be done without waiting for anyone.
+ */
+static int on_commit(void *opaque, sqlite3 *db, const char *schema, int frames) {
+  (void)opaque;
+  if (frames < CHECKPOINT_FRAMES) return SQLITE_OK;
+  sqlite3_busy_handler(db, NULL, NULL);
+  sqlite3_wal_checkpoint_v2(db, schema, SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+  sqlite3_busy_handler(db, on_busy, NULL);
+  return SQLITE_OK; /* the commit stands, whatever became of this */
+}
+
 static JSValue sql_open(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv) {
   (void)self, (void)argc;
   int i = 0;
@@ -64,8 +84,11 @@ static JSValue sql_open(JSContext *ctx, JSValueConst self, int argc, JSValueCons
   }
   sqlite3_extended_result_codes(databases[i], 1);
   sqlite3_busy_handler(databases[i], on_busy, NULL);
+  sqlite3_wal_hook(databases[i], on_commit, NULL);
   /* A plugin lives for milliseconds: leave checkpoints (fsync) at close to those who have the time. */
   sqlite3_db_config(databases[i], SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+  /* Plans do not depend on parameters: a cached statement is not planned anew for every run. */
+  sqlite3_db_config(databases[i], SQLITE_DBCONFIG_ENABLE_QPSG, 1, NULL);
   return JS_NewInt32(ctx, i);
 }
 
@@ -74,6 +97,8 @@ static JSValue sql_close(JSContext *ctx, JSValueConst self, int argc, JSValueCon
   int32_t i;
   if (!get_db(ctx, argv[0])) return JS_EXCEPTION;
   JS_ToInt32(ctx, &i, argv[0]);
+  for (int n = 0; n < MAX_STATEMENTS; n++) sqlite3_finalize(statements[i][n].statement);
+  memset(statements[i], 0, sizeof statements[i]);
   sqlite3_close_v2(databases[i]);
   databases[i] = NULL;
   return JS_UNDEFINED;
@@ -128,6 +153,45 @@ static JSValue column(JSContext *ctx, sqlite3_stmt *statement, int i) {
   }
 }
 
+/*
+ * The statement for this text, prepared or from the cache; `*cached` tells whether to reset or to finalize it. NULL with
+ * SQLITE_OK for an empty text.
+ */
+static sqlite3_stmt *prepare(sqlite3 *db, const char *sql, size_t len, int *cached, int *code) {
+  int d = 0, free_slot = -1;
+  while (databases[d] != db) d++;
+  uint32_t hash = 2166136261u; /* FNV-1a */
+  for (size_t i = 0; i < len; i++) hash = (hash ^ (uint8_t)sql[i]) * 16777619u;
+  *cached = 1;
+  *code = SQLITE_OK;
+  for (int n = 0; n < MAX_STATEMENTS; n++) {
+    sqlite3_stmt *statement = statements[d][n].statement;
+    if (!statement) {
+      free_slot = n;
+      break;
+    }
+    if (statements[d][n].hash == hash && strcmp(sqlite3_sql(statement), sql) == 0) return statement;
+  }
+  sqlite3_stmt *statement = NULL;
+  *code = sqlite3_prepare_v3(db, sql, (int)len + 1, SQLITE_PREPARE_PERSISTENT, &statement, NULL);
+  if (statement && free_slot >= 0) {
+    statements[d][free_slot].statement = statement;
+    statements[d][free_slot].hash = hash;
+  } else {
+    *cached = 0;
+  }
+  return statement;
+}
+
+static void release(sqlite3_stmt *statement, int cached) {
+  if (!cached) {
+    sqlite3_finalize(statement);
+    return;
+  }
+  sqlite3_reset(statement);
+  sqlite3_clear_bindings(statement);
+}
+
 /* query(db, sql, params): runs one statement to its end; its rows as an array of objects. */
 static JSValue sql_query(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv) {
   (void)self, (void)argc;
@@ -136,14 +200,14 @@ static JSValue sql_query(JSContext *ctx, JSValueConst self, int argc, JSValueCon
   size_t len;
   const char *sql = JS_ToCStringLen(ctx, &len, argv[1]);
   if (!sql) return JS_EXCEPTION;
-  sqlite3_stmt *statement = NULL;
-  int code = sqlite3_prepare_v2(db, sql, (int)len + 1, &statement, NULL);
+  int cached, code;
+  sqlite3_stmt *statement = prepare(db, sql, len, &cached, &code);
   JS_FreeCString(ctx, sql);
   if (code != SQLITE_OK) return fail_db(ctx, db);
   if (!statement) return JS_NewArray(ctx);
   code = bind(ctx, statement, argv[2]);
   if (code != SQLITE_OK) {
-    sqlite3_finalize(statement);
+    release(statement, cached);
     return fail(ctx, code, "a parameter is missing or of a type that SQLite cannot store");
   }
   JSValue rows = JS_NewArray(ctx);
@@ -158,13 +222,14 @@ static JSValue sql_query(JSContext *ctx, JSValueConst self, int argc, JSValueCon
   if (code != SQLITE_DONE) {
     JS_FreeValue(ctx, rows);
     JSValue error = fail_db(ctx, db);
-    sqlite3_finalize(statement);
+    release(statement, cached);
     return error;
   }
-  sqlite3_finalize(statement);
+  release(statement, cached);
   return rows;
 }
 
+/* exec(db, sql): any number of statements, whose rows nobody wants. */
 static JSValue sql_exec(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv) {
   (void)self, (void)argc;
   sqlite3 *db = get_db(ctx, argv[0]);
