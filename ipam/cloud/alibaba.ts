@@ -1,111 +1,49 @@
-/** {@link CloudApi} over the official SDKs. They are loaded at first use: together they cost some 60 MB. */
-
-import { createRequire } from "node:module";
-import { classify } from "./classify.ts";
+/** {@link CloudApi} over the official SDKs. */
+import { setTimeout as pause } from "node:timers/promises";
+import { type EniFields, toEni, toRoute, toVSwitch } from "./answers.ts";
 import { type CloudApi, type CloudEni, CloudError, type CloudRoute, type CloudVSwitch } from "./cloud-api.ts";
-import type { Credentials } from "./credentials.ts";
+import type { CredentialSource, Credentials } from "./credentials.ts";
+import type { RateLimiter } from "./rate-limit.ts";
+import { openSdk, type Sdk, type SdkOptions } from "./sdk.ts";
+import { toCloudError } from "./sdk-error.ts";
 
-export interface AlibabaOptions {
-  readonly region: string;
-  /** `host[:port]`, or with a scheme; absent: the region's own. */
-  readonly ecsEndpoint: string | undefined;
-  readonly vpcEndpoint: string | undefined;
-  readonly credentials: () => Promise<Credentials>;
-  /** Called after every call, e.g. for metrics. */
+export interface AlibabaOptions extends Pick<SdkOptions, "region" | "ecsEndpoint" | "vpcEndpoint" | "network"> {
+  readonly credentials: CredentialSource;
+  /** Called after every call, e.g. for metrics. `code` is `ok` or the error's. */
   readonly observe: (action: string, code: string, ms: number) => void;
+  /** Our own brake. Absent: none. */
+  readonly limiter?: RateLimiter | undefined;
+  /** A call has to wait for the brake. */
+  readonly onLimited?: ((action: string, waitMs: number) => void) | undefined;
+  /** Absent: 20 s for each call, from the first byte sent to the last one read. */
+  readonly timeoutMs?: number | undefined;
 }
 
 const TIMEOUT_MS = 20_000;
-const PAGE = 500;
-const require = createRequire(import.meta.url);
+const ENI_PAGE = 500;
+const ROUTE_PAGE = 100;
+const IDS_PER_DESCRIBE = 100;
+/** Refusals that another key may mend; a missing right is not one of them. */
+const STALE_KEY = /^(InvalidSecurityToken|InvalidAccessKeyId|SignatureDoesNotMatch)/;
 
-type EcsModule = typeof import("@alicloud/ecs20140526");
-type VpcModule = typeof import("@alicloud/vpc20160428");
-type EcsClient = InstanceType<EcsModule["default"]>;
-type VpcClient = InstanceType<VpcModule["default"]>;
-
-interface SdkError {
-  readonly code?: unknown;
-  readonly message?: string;
-  readonly statusCode?: number;
-  readonly retryAfter?: number;
-  readonly data?: { readonly RequestId?: string };
-}
-
-function toCloudError(action: string, error: unknown): CloudError {
-  const e = error as SdkError;
-  const code = typeof e.code === "string" ? e.code : "";
-  // No status: the connection broke, and whether it was done is not known.
-  const answered = typeof e.statusCode === "number";
-  const known = classify(code);
-  const kind = known !== "unknown" ? known : answered && (e.statusCode ?? 0) < 500 ? "unknown" : "retry";
-  const message = (e.message ?? String(error)).split("\n")[0] ?? "";
-  return new CloudError(
-    {
-      action,
-      code: code || "ConnectionBroken",
-      class: kind,
-      requestId: e.data?.RequestId ?? "",
-      message,
-      retryAfterMs: e.retryAfter,
-    },
-    error,
-  );
-}
+type Body<T> = Promise<{ body?: T | undefined }>;
 
 export function createAlibabaCloud(options: AlibabaOptions): CloudApi {
-  let clients:
-    | {
-        readonly key: string;
-        readonly ecs: EcsClient;
-        readonly vpc: VpcClient;
-        readonly e: EcsModule;
-        readonly v: VpcModule;
-      }
-    | undefined;
+  const timeoutMs = options.timeoutMs ?? TIMEOUT_MS;
+  const regionId = options.region;
+  let sdk: Sdk | undefined;
 
-  async function connect() {
-    const c = await options.credentials();
-    const key = `${c.accessKeyId}/${c.securityToken ?? ""}`;
-    if (clients?.key === key) return clients;
-    const e = require("@alicloud/ecs20140526") as EcsModule;
-    const v = require("@alicloud/vpc20160428") as VpcModule;
-    const { Config } = require("@alicloud/openapi-client") as typeof import("@alicloud/openapi-client");
-    const config = (endpoint: string | undefined) => {
-      const [, scheme, host] = /^(?:(https?):\/\/)?(.*)$/.exec(endpoint ?? "") ?? [];
-      return new Config({
-        accessKeyId: c.accessKeyId,
-        accessKeySecret: c.accessKeySecret,
-        ...(c.securityToken === undefined ? {} : { securityToken: c.securityToken, type: "sts" }),
-        regionId: options.region,
-        ...(host ? { endpoint: host, protocol: scheme ?? "https" } : {}),
-        userAgent: "Terway",
-        connectTimeout: TIMEOUT_MS,
-        readTimeout: TIMEOUT_MS,
-      }) as never;
-    };
-    clients = {
-      key,
-      e,
-      v,
-      ecs: new e.default(config(options.ecsEndpoint)),
-      vpc: new v.default(config(options.vpcEndpoint)),
-    };
-    return clients;
-  }
-
-  async function call<T>(
-    action: string,
-    work: (c: Awaited<ReturnType<typeof connect>>) => Promise<{ body?: T | undefined }>,
-  ): Promise<T> {
+  /** One request. Its outcome is counted whatever it is. */
+  async function attempt<T>(action: string, keys: Credentials, work: (sdk: Sdk) => Body<T>): Promise<T> {
     const started = performance.now();
     let code = "ok";
     try {
-      const { body } = await work(await connect());
+      sdk ??= openSdk({ ...options, connectTimeoutMs: timeoutMs, readTimeoutMs: timeoutMs });
+      const { body } = await within(timeoutMs, work(sdk));
       if (body === undefined) throw Object.assign(new Error("the answer has no body"), { code: "EmptyBody" });
       return body;
     } catch (error) {
-      const failure = toCloudError(action, error);
+      const failure = toCloudError(action, error, keys);
       code = failure.code;
       throw failure;
     } finally {
@@ -113,39 +51,37 @@ export function createAlibabaCloud(options: AlibabaOptions): CloudApi {
     }
   }
 
-  const regionId = options.region;
-
-  /** The fields that Create and Describe answers share. */
-  interface EniFields {
-    networkInterfaceId?: string | undefined;
-    macAddress?: string | undefined;
-    status?: string | undefined;
-    type?: string | undefined;
-    vSwitchId?: string | undefined;
-    instanceId?: string | undefined;
-    privateIpAddress?: string | undefined;
-    privateIpSets?: { privateIpSet?: { privateIpAddress?: string; primary?: boolean }[] } | undefined;
-    ipv6Sets?: { ipv6Set?: { ipv6Address?: string }[] } | undefined;
-    securityGroupIds?: { securityGroupId?: string[] } | undefined;
-    attachment?: { instanceId?: string } | undefined;
-    tags?: { tag?: { tagKey?: string; tagValue?: string }[] } | undefined;
+  async function call<T>(action: string, work: (sdk: Sdk) => Body<T>): Promise<T> {
+    const waitMs = options.limiter?.take(action, performance.now()) ?? 0;
+    if (waitMs > 0) {
+      options.onLimited?.(action, waitMs);
+      await pause(waitMs);
+    }
+    const keys = await credentialsFor(action);
+    try {
+      return await attempt(action, keys, work);
+    } catch (error) {
+      const stale = error instanceof CloudError && STALE_KEY.test(error.code);
+      if (!stale || !(await options.credentials.replace?.(keys))) throw error;
+      return await attempt(action, await credentialsFor(action), work);
+    }
   }
 
-  function toEni(e: EniFields): CloudEni {
-    const instanceId = e.instanceId || e.attachment?.instanceId;
-    return {
-      id: e.networkInterfaceId ?? "",
-      mac: (e.macAddress ?? "").toLowerCase(),
-      status: e.status ?? "",
-      type: e.type || "Secondary",
-      vswitchId: e.vSwitchId ?? "",
-      instanceId: instanceId === "" ? undefined : instanceId,
-      primary4: e.privateIpAddress ?? "",
-      ips4: (e.privateIpSets?.privateIpSet ?? []).flatMap((s) => s.privateIpAddress ?? []),
-      ips6: (e.ipv6Sets?.ipv6Set ?? []).flatMap((s) => s.ipv6Address ?? []),
-      securityGroups: e.securityGroupIds?.securityGroupId ?? [],
-      tags: Object.fromEntries((e.tags?.tag ?? []).map((t) => [t.tagKey ?? "", t.tagValue ?? ""])),
-    };
+  async function credentialsFor(action: string): Promise<Credentials> {
+    try {
+      return await options.credentials();
+    } catch (error) {
+      const message = (error as Error).message;
+      const fields = {
+        action,
+        code: "NoCredentials",
+        class: "auth",
+        requestId: "",
+        message,
+        retryAfterMs: undefined,
+      } as const;
+      throw new CloudError(fields, error);
+    }
   }
 
   async function describe(filter: Readonly<Record<string, unknown>>): Promise<CloudEni[]> {
@@ -153,12 +89,12 @@ export function createAlibabaCloud(options: AlibabaOptions): CloudApi {
     let nextToken: string | undefined;
     do {
       const token = nextToken;
-      const body = await call("DescribeNetworkInterfaces", ({ ecs, e }) =>
+      const body = await call("DescribeNetworkInterfaces", ({ ecs, ecsModels }) =>
         // Absent, MaxResults means 10.
         ecs.describeNetworkInterfaces(
-          new e.DescribeNetworkInterfacesRequest({
+          new ecsModels.DescribeNetworkInterfacesRequest({
             regionId,
-            maxResults: PAGE,
+            maxResults: ENI_PAGE,
             ...filter,
             ...(token ? { nextToken: token } : {}),
           }),
@@ -170,23 +106,29 @@ export function createAlibabaCloud(options: AlibabaOptions): CloudApi {
     return out;
   }
 
-  const sdkTags = (tags: Readonly<Record<string, string>>) =>
+  const tagList = (tags: Readonly<Record<string, string>>) =>
     Object.entries(tags).map(([key, value]) => ({ key, value }));
 
   return {
     describeInstanceEnis: (instanceId) => describe({ instanceId }),
+    async describeEnis(ids) {
+      if (ids.length > IDS_PER_DESCRIBE)
+        throw new RangeError(`describeEnis takes at most ${IDS_PER_DESCRIBE} ids, got ${ids.length}`);
+      return ids.length === 0 ? [] : describe({ networkInterfaceId: [...ids] });
+    },
     describeEni: async (id) => (await describe({ networkInterfaceId: [id] }))[0],
-    findEnisByTags: (tags) => describe({ tag: sdkTags(tags) }),
+    findEnisByTags: (tags) => describe({ tag: tagList(tags) }),
+
     async createEni(r) {
-      const body = await call("CreateNetworkInterface", ({ ecs, e }) =>
+      const body = await call("CreateNetworkInterface", ({ ecs, ecsModels }) =>
         ecs.createNetworkInterface(
-          new e.CreateNetworkInterfaceRequest({
+          new ecsModels.CreateNetworkInterfaceRequest({
             regionId,
             vSwitchId: r.vswitchId,
             securityGroupIds: [...r.securityGroups],
             ...(r.count4 > 0 ? { secondaryPrivateIpAddressCount: r.count4 } : {}),
             ...(r.count6 > 0 ? { ipv6AddressCount: r.count6 } : {}),
-            tag: sdkTags(r.tags) as never,
+            tag: tagList(r.tags),
             networkInterfaceName: r.name,
             description: "terway pool",
             // The node's ENIs go with the node.
@@ -196,6 +138,7 @@ export function createAlibabaCloud(options: AlibabaOptions): CloudApi {
         ),
       );
       if (!body.networkInterfaceId) {
+        // The same token would bring the same answer (alicloud-api section 5).
         throw new CloudError({
           action: "CreateNetworkInterface",
           code: "EmptyNetworkInterfaceId",
@@ -205,27 +148,72 @@ export function createAlibabaCloud(options: AlibabaOptions): CloudApi {
           retryAfterMs: undefined,
         });
       }
-      return toEni(body as EniFields);
+      // The answer does not repeat it.
+      return { ...toEni(body as EniFields), deleteOnRelease: true };
     },
     async attachEni(networkInterfaceId, instanceId) {
-      await call("AttachNetworkInterface", ({ ecs, e }) =>
-        ecs.attachNetworkInterface(new e.AttachNetworkInterfaceRequest({ regionId, networkInterfaceId, instanceId })),
+      await call("AttachNetworkInterface", ({ ecs, ecsModels }) =>
+        ecs.attachNetworkInterface(
+          new ecsModels.AttachNetworkInterfaceRequest({ regionId, networkInterfaceId, instanceId }),
+        ),
       );
     },
     async detachEni(networkInterfaceId, instanceId) {
-      await call("DetachNetworkInterface", ({ ecs, e }) =>
-        ecs.detachNetworkInterface(new e.DetachNetworkInterfaceRequest({ regionId, networkInterfaceId, instanceId })),
+      await call("DetachNetworkInterface", ({ ecs, ecsModels }) =>
+        ecs.detachNetworkInterface(
+          new ecsModels.DetachNetworkInterfaceRequest({ regionId, networkInterfaceId, instanceId }),
+        ),
       );
     },
     async deleteEni(networkInterfaceId) {
-      await call("DeleteNetworkInterface", ({ ecs, e }) =>
-        ecs.deleteNetworkInterface(new e.DeleteNetworkInterfaceRequest({ regionId, networkInterfaceId })),
+      await call("DeleteNetworkInterface", ({ ecs, ecsModels }) =>
+        ecs.deleteNetworkInterface(new ecsModels.DeleteNetworkInterfaceRequest({ regionId, networkInterfaceId })),
       );
     },
+    async modifyEni(networkInterfaceId, change) {
+      await call("ModifyNetworkInterfaceAttribute", ({ ecs, ecsModels }) =>
+        ecs.modifyNetworkInterfaceAttribute(
+          new ecsModels.ModifyNetworkInterfaceAttributeRequest({
+            regionId,
+            networkInterfaceId,
+            ...(change.securityGroups && { securityGroupId: [...change.securityGroups] }),
+            networkInterfaceName: change.name,
+            description: change.description,
+            deleteOnRelease: change.deleteOnRelease,
+            sourceDestCheck: change.sourceDestCheck,
+          }),
+        ),
+      );
+    },
+    async tagEnis(ids, tags) {
+      await call("TagResources", ({ ecs, ecsModels }) =>
+        ecs.tagResources(
+          new ecsModels.TagResourcesRequest({
+            regionId,
+            resourceType: "eni",
+            resourceId: [...ids],
+            tag: tagList(tags),
+          }),
+        ),
+      );
+    },
+    async untagEnis(ids, keys) {
+      await call("UntagResources", ({ ecs, ecsModels }) =>
+        ecs.untagResources(
+          new ecsModels.UntagResourcesRequest({
+            regionId,
+            resourceType: "eni",
+            resourceId: [...ids],
+            tagKey: [...keys],
+          }),
+        ),
+      );
+    },
+
     async assign(networkInterfaceId, count, clientToken) {
-      const body = await call("AssignPrivateIpAddresses", ({ ecs, e }) =>
+      const body = await call("AssignPrivateIpAddresses", ({ ecs, ecsModels }) =>
         ecs.assignPrivateIpAddresses(
-          new e.AssignPrivateIpAddressesRequest({
+          new ecsModels.AssignPrivateIpAddressesRequest({
             regionId,
             networkInterfaceId,
             secondaryPrivateIpAddressCount: count,
@@ -236,49 +224,51 @@ export function createAlibabaCloud(options: AlibabaOptions): CloudApi {
       return body.assignedPrivateIpAddressesSet?.privateIpSet?.privateIpAddress ?? [];
     },
     async unassign(networkInterfaceId, addresses) {
-      await call("UnassignPrivateIpAddresses", ({ ecs, e }) =>
+      await call("UnassignPrivateIpAddresses", ({ ecs, ecsModels }) =>
         ecs.unassignPrivateIpAddresses(
-          new e.UnassignPrivateIpAddressesRequest({ regionId, networkInterfaceId, privateIpAddress: [...addresses] }),
+          new ecsModels.UnassignPrivateIpAddressesRequest({
+            regionId,
+            networkInterfaceId,
+            privateIpAddress: [...addresses],
+          }),
         ),
       );
     },
     async assign6(networkInterfaceId, count, clientToken) {
-      const body = await call("AssignIpv6Addresses", ({ ecs, e }) =>
+      const body = await call("AssignIpv6Addresses", ({ ecs, ecsModels }) =>
         ecs.assignIpv6Addresses(
-          new e.AssignIpv6AddressesRequest({ regionId, networkInterfaceId, ipv6AddressCount: count, clientToken }),
+          new ecsModels.AssignIpv6AddressesRequest({
+            regionId,
+            networkInterfaceId,
+            ipv6AddressCount: count,
+            clientToken,
+          }),
         ),
       );
       return body.ipv6Sets?.ipv6Address ?? [];
     },
     async unassign6(networkInterfaceId, addresses) {
-      await call("UnassignIpv6Addresses", ({ ecs, e }) =>
+      await call("UnassignIpv6Addresses", ({ ecs, ecsModels }) =>
         ecs.unassignIpv6Addresses(
-          new e.UnassignIpv6AddressesRequest({ regionId, networkInterfaceId, ipv6Address: [...addresses] }),
+          new ecsModels.UnassignIpv6AddressesRequest({ regionId, networkInterfaceId, ipv6Address: [...addresses] }),
         ),
       );
     },
+
     async describeVSwitches(ids) {
       const out: CloudVSwitch[] = [];
+      // The filter takes one id.
       for (const vSwitchId of ids) {
-        const body = await call("DescribeVSwitches", ({ vpc, v }) =>
-          vpc.describeVSwitches(new v.DescribeVSwitchesRequest({ regionId, vSwitchId })),
+        const body = await call("DescribeVSwitches", ({ vpc, vpcModels }) =>
+          vpc.describeVSwitches(new vpcModels.DescribeVSwitchesRequest({ regionId, vSwitchId })),
         );
-        out.push(
-          ...(body.vSwitches?.vSwitch ?? []).map((s) => ({
-            id: s.vSwitchId ?? "",
-            zone: s.zoneId ?? "",
-            cidr4: s.cidrBlock ?? "",
-            cidr6: s.ipv6CidrBlock || undefined,
-            available: s.availableIpAddressCount ?? 0,
-            routeTableId: s.routeTable?.routeTableId,
-          })),
-        );
+        out.push(...(body.vSwitches?.vSwitch ?? []).map(toVSwitch));
       }
       return out;
     },
     async instanceLimits(instanceType) {
-      const body = await call("DescribeInstanceTypes", ({ ecs, e }) =>
-        ecs.describeInstanceTypes(new e.DescribeInstanceTypesRequest({ instanceTypes: [instanceType] })),
+      const body = await call("DescribeInstanceTypes", ({ ecs, ecsModels }) =>
+        ecs.describeInstanceTypes(new ecsModels.DescribeInstanceTypesRequest({ instanceTypes: [instanceType] })),
       );
       const type = body.instanceTypes?.instanceType?.find((t) => t.instanceTypeId === instanceType);
       if (type === undefined) {
@@ -291,44 +281,52 @@ export function createAlibabaCloud(options: AlibabaOptions): CloudApi {
           retryAfterMs: undefined,
         });
       }
+      // Absent, or -1, on old types.
+      const count = (value: number | undefined) => Math.max(0, value ?? 0);
       return {
-        enis: type.eniQuantity ?? 0,
-        ipv4PerEni: type.eniPrivateIpAddressQuantity ?? 0,
-        ipv6PerEni: type.eniIpv6AddressQuantity ?? 0,
+        enis: count(type.eniQuantity),
+        enisTotal: Math.max(count(type.eniQuantity), count(type.eniTotalQuantity)),
+        ipv4PerEni: count(type.eniPrivateIpAddressQuantity),
+        ipv6PerEni: count(type.eniIpv6AddressQuantity),
+        trunkSupported: type.eniTrunkSupported ?? false,
       };
     },
+    async describeSecurityGroups(ids) {
+      const body = await call("DescribeSecurityGroups", ({ ecs, ecsModels }) =>
+        ecs.describeSecurityGroups(
+          new ecsModels.DescribeSecurityGroupsRequest({ regionId, securityGroupIds: JSON.stringify(ids) }),
+        ),
+      );
+      return (body.securityGroups?.securityGroup ?? [])
+        .map((g) => ({ id: g.securityGroupId ?? "", vpcId: g.vpcId ?? "", type: g.securityGroupType ?? "" }))
+        .filter((g) => ids.includes(g.id));
+    },
+
     async listRoutes(routeTableId) {
       const out: CloudRoute[] = [];
       let nextToken: string | undefined;
       do {
         const token = nextToken;
-        const body = await call("DescribeRouteEntryList", ({ vpc, v }) =>
+        const body = await call("DescribeRouteEntryList", ({ vpc, vpcModels }) =>
           vpc.describeRouteEntryList(
-            new v.DescribeRouteEntryListRequest({
+            new vpcModels.DescribeRouteEntryListRequest({
               regionId,
               routeTableId,
               routeEntryType: "Custom",
-              maxResult: 100,
+              maxResult: ROUTE_PAGE,
               ...(token ? { nextToken: token } : {}),
             }),
           ),
         );
-        out.push(
-          ...(body.routeEntrys?.routeEntry ?? []).map((r) => ({
-            id: r.routeEntryId ?? "",
-            destination: r.destinationCidrBlock ?? "",
-            status: r.status ?? "",
-            nextHopIds: (r.nextHops?.nextHop ?? []).flatMap((h) => h.nextHopId ?? []),
-          })),
-        );
+        out.push(...(body.routeEntrys?.routeEntry ?? []).map(toRoute));
         nextToken = body.nextToken || undefined;
       } while (nextToken !== undefined);
       return out;
     },
     async createRoute(routeTableId, destinationCidrBlock, nextHopId, clientToken) {
-      await call("CreateRouteEntry", ({ vpc, v }) =>
+      await call("CreateRouteEntry", ({ vpc, vpcModels }) =>
         vpc.createRouteEntry(
-          new v.CreateRouteEntryRequest({
+          new vpcModels.CreateRouteEntryRequest({
             regionId,
             routeTableId,
             destinationCidrBlock,
@@ -339,5 +337,27 @@ export function createAlibabaCloud(options: AlibabaOptions): CloudApi {
         ),
       );
     },
+    async deleteRoute(routeTableId, destinationCidrBlock, nextHopId) {
+      await call("DeleteRouteEntry", ({ vpc, vpcModels }) =>
+        vpc.deleteRouteEntry(
+          new vpcModels.DeleteRouteEntryRequest({ regionId, routeTableId, destinationCidrBlock, nextHopId }),
+        ),
+      );
+    },
   };
+}
+
+/** The SDK's own timers run for connecting and for reading apart, and a body that trickles in has none. */
+async function within<T>(ms: number, work: Promise<T>): Promise<T> {
+  const timer = new AbortController();
+  const late = pause(ms, undefined, { signal: timer.signal, ref: false }).then(() => {
+    throw Object.assign(new Error(`no answer within ${ms} ms`), { code: "Timeout" });
+  });
+  late.catch(() => undefined);
+  work.catch(() => undefined); // when it fails after it was given up
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    timer.abort();
+  }
 }
