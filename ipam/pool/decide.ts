@@ -219,23 +219,24 @@ function conditionsOf(
   nowMs: number,
 ): Condition[] {
   const found = new Map<string, Condition>();
-  const add = (o: Obstacle) => {
-    if (o.condition !== undefined) found.set(`${o.condition}/${o.reason}`, { reason: o.condition, message: o.reason });
+  const add = (o: Obstacle, about: string | undefined) => {
+    const key = `${o.condition} ${about}`;
+    if (o.condition !== undefined && about !== undefined && !found.has(key))
+      found.set(key, { reason: o.condition, about, message: o.reason });
   };
   for (const key of Object.keys(state.inhibitions)) {
     const block = blockOf(state, key, nowMs);
-    if (block !== undefined) add(block);
+    if (block !== undefined) add(block, key);
   }
-  plan.obstacles.forEach(add);
-  const told = [...found.values()].some((c) => c.reason === "VSwitchExhausted");
+  for (const o of plan.obstacles) add(o, o.about);
   // Between two tries of the same pods, too.
-  if (!told && pressed(memory, nowMs)) for (const id of exhausted(state, nowMs)) add(fullVSwitch(id, nowMs));
+  if (pressed(memory, nowMs)) for (const id of exhausted(state, nowMs)) add(fullVSwitch(id, nowMs), `vswitch:${id}`);
   const noRoom =
     slotsTaken(state) >= state.limits.enis &&
     state.enis.every((e) => e.state === "lost" || Math.max(e.total, e.total6 ?? 0) >= state.limits.perEni);
   const usable = state.enis.reduce((n, e) => n + (e.state === "ready" ? usableOf(e) : 0), 0);
   if (noRoom && lacking && usable + counts.coming === 0)
-    add({ untilMs: undefined, reason: allTaken(state, nowMs), condition: "PoolExhausted" });
+    add({ untilMs: undefined, reason: allTaken(state, nowMs), condition: "PoolExhausted" }, "pool");
   return [...found.values()];
 }
 

@@ -16,6 +16,8 @@ export interface Obstacle {
   /** Empty: it passes by itself, soon. */
   readonly reason: string;
   readonly condition?: ConditionReason | undefined;
+  /** Of the condition. Absent: the inhibition that this is tells it. */
+  readonly about?: string;
 }
 
 /** What was decided so far in this round, so that the next choice counts with it. */
@@ -146,6 +148,7 @@ function addEnis(state: PoolState, want: Want, plan: Plan, nowMs: number): numbe
       untilMs: undefined,
       reason: "hot_plug is false in eni_conf: no ENI is attached while the instance runs",
       condition: "HotPlugOff",
+      about: "pool",
     });
     return 0;
   }
@@ -253,5 +256,6 @@ export function fullVSwitch(id: string, nowMs: number): Obstacle {
     untilMs: nowMs + STALE_VSWITCH_MS,
     reason: `vSwitch ${id} has 0 free addresses: free some, or add a vSwitch of this zone to eni_conf`,
     condition: "VSwitchExhausted",
+    about: `vswitch:${id}`,
   };
 }

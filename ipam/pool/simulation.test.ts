@@ -428,4 +428,11 @@ describe("F-09: a vSwitch runs out of addresses", () => {
     expect(node.running()).toBe(40);
     expect(model.violations()).toEqual([]);
   });
+
+  it("says once when it begins and once when it ends", () => {
+    world.clock.runUntil(world.clock.now() + 180_000);
+    // Full, some room, full again until the second vSwitch came.
+    expect(node.stats.events.map((e) => e.event)).toEqual(["+VSwitchExhausted", "-VSwitchExhausted"]);
+    expect(node.conditions()).toEqual([]);
+  });
 });

@@ -209,6 +209,9 @@ export type PoolAction =
 /** Something that an operator can act on, as long as it holds. */
 export interface Condition {
   readonly reason: ConditionReason;
+  /** What it is about: `vswitch:ID`, `eni:ID`, an action's kind, `all` or `pool`. One reason and subject, one condition. */
+  readonly about: string;
+  /** One line: the thing, the cause, the remedy. It may change while the condition holds. */
   readonly message: string;
 }
 

@@ -1,17 +1,7 @@
 /** A simulated node: pods that come and go, the real decision, and the thinnest executor around it. */
 import { createRateLimiter, type Rate } from "../../cloud/rate-limit.ts";
-import {
-  decide,
-  type Observation,
-  type PoolAction,
-  type PoolConfig,
-  type PoolOperation,
-  type PoolState,
-  type PoolVSwitch,
-} from "../decide.ts";
-import { initialMemory } from "../memory.ts";
-import { noteLook } from "../observe.ts";
-import { applyOutcome } from "../outcome.ts";
+import { createPoolKeeper, type PoolView } from "../keeper.ts";
+import type { Observation, PoolAction, PoolConfig, PoolOperation } from "../state.ts";
 import type { VirtualClock } from "./clock.ts";
 import type { Reply, SimCloud, SimFailure } from "./cloud.ts";
 import { createInventory } from "./inventory.ts";
@@ -35,7 +25,8 @@ export interface SimNodeStats {
   /** What failing pods were told, with the moment. */
   readonly told: { readonly atMs: number; readonly message: string }[];
   readonly actions: { readonly atMs: number; readonly action: PoolAction }[];
-  readonly failures: { readonly atMs: number; readonly code: string; readonly key: string }[];
+  /** Conditions that began and ended: what an operator sees. */
+  readonly events: { readonly atMs: number; readonly event: string }[];
 }
 
 type End = (failure?: SimFailure) => void;
@@ -59,15 +50,14 @@ export function createSimNode(options: SimNodeOptions) {
   const limiter = createRateLimiter(options.rates, clock.now());
   const operations = new Set<{ -readonly [K in keyof PoolOperation]: PoolOperation[K] }>();
   const waiting = new Map<string, number>();
-  const stats: SimNodeStats = { podWaitMs: [], told: [], actions: [], failures: [] };
-  let vswitches: PoolVSwitch[] = options.vswitchIds.map((id) => ({ id, available: undefined }));
+  const stats: SimNodeStats = { podWaitMs: [], told: [], actions: [], events: [] };
+  const keeper = createPoolKeeper(clock.now(), random(), options.known);
+  let vswitchIds = options.vswitchIds;
   let limits = options.limits;
-  let memory = initialMemory(clock.now(), random(), options.known);
-  let inhibitions: PoolState["inhibitions"] = {};
   let stepDue = Number.POSITIVE_INFINITY;
   const looking = new Set<Observation>();
 
-  function stateNow(): PoolState {
+  function view(): PoolView {
     const now = clock.now();
     return {
       config: options.config,
@@ -75,10 +65,7 @@ export function createSimNode(options: SimNodeOptions) {
       enis: inventory.view(now),
       waiters: waiting.size,
       operations: [...operations],
-      vswitches,
-      inhibitions,
-      surplusSinceMs: undefined,
-      memory,
+      vswitchIds,
       budgets: {
         create: limiter.budget(API.create, now),
         assign: limiter.budget(API.assign, now),
@@ -100,8 +87,9 @@ export function createSimNode(options: SimNodeOptions) {
   function step(): void {
     const now = clock.now();
     serveWaiting();
-    const decision = decide(stateNow(), now);
-    memory = decision.memory;
+    const decision = keeper.decide(view(), now);
+    for (const { reason } of decision.began) stats.events.push({ atMs: now, event: `+${reason}` });
+    for (const { reason } of decision.ended) stats.events.push({ atMs: now, event: `-${reason}` });
     for (const action of decision.actions) {
       stats.actions.push({ atMs: now, action });
       run(action);
@@ -136,27 +124,18 @@ export function createSimNode(options: SimNodeOptions) {
 
   function look(what: Observation): void {
     looking.add(what);
-    const finish = (failure: SimFailure | undefined) => {
+    const finish = (reply: Reply<unknown>, seen?: readonly { readonly id: string; readonly available: number }[]) => {
       looking.delete(what);
-      memory = noteLook(memory, what, failure === undefined, clock.now(), failure?.retryAfterMs);
+      if (reply.kind === "ok") keeper.saw(what, clock.now(), seen);
+      else keeper.sawNothing(what, clock.now(), reply.failure.retryAfterMs);
       wake();
     };
-    if (what === "enis") cloud.describeEnis((r) => finish(failureOf(r)));
+    if (what === "enis") cloud.describeEnis(finish);
+    if (what === "vswitches") cloud.describeVSwitches((r) => finish(r, r.kind === "ok" ? r.value : undefined));
     if (what === "limits")
       cloud.describeLimits((r) => {
         if (r.kind === "ok") limits = r.value;
-        finish(failureOf(r));
-      });
-    if (what === "vswitches")
-      cloud.describeVSwitches((r) => {
-        const atMs = clock.now();
-        if (r.kind === "ok")
-          vswitches = vswitches.map((v) => ({
-            id: v.id,
-            available: r.value.find((f) => f.id === v.id)?.available,
-            atMs,
-          }));
-        finish(failureOf(r));
+        finish(r);
       });
   }
 
@@ -170,22 +149,10 @@ export function createSimNode(options: SimNodeOptions) {
     operations.add(operation);
     const end = (failure?: SimFailure) => {
       operations.delete(operation);
-      if (failure !== undefined) stats.failures.push({ atMs: clock.now(), code: failure.code, key: action.kind });
-      const outcome = failure
-        ? ({
-            kind: "failed",
-            failure: { retryAfterMs: undefined, untilNextMinuteMs: 60_000 - (clock.now() % 60_000), ...failure },
-          } as const)
-        : ({ kind: "done" } as const);
-      const after = applyOutcome(
-        { inhibitions, memory, enis: inventory.view(clock.now()) },
-        action,
-        outcome,
-        clock.now(),
-        random(),
-      );
-      inhibitions = after.inhibitions;
-      memory = after.memory;
+      const [enis, now] = [inventory.view(clock.now()), clock.now()];
+      const untilNextMinuteMs = 60_000 - (now % 60_000);
+      if (failure === undefined) keeper.done(action, enis, now);
+      else keeper.failed(action, { retryAfterMs: undefined, untilNextMinuteMs, ...failure }, enis, now, random());
       wake();
     };
     // The brake of our own comes before the call.
@@ -303,10 +270,10 @@ export function createSimNode(options: SimNodeOptions) {
     },
     /** A change of eni_conf. */
     setVSwitches(ids: readonly string[]) {
-      vswitches = ids.map((id) => vswitches.find((v) => v.id === id) ?? { id, available: undefined });
+      vswitchIds = ids;
       wake();
     },
-    conditions: () => decide(stateNow(), clock.now()).conditions,
+    conditions: keeper.conditions,
     running: () => inventory.held.size,
   };
 }

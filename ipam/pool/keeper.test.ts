@@ -1,0 +1,65 @@
+import { describe, expect, it } from "vitest";
+import { createPoolKeeper, type PoolView } from "./keeper.ts";
+import { makeEni, makeState } from "./testkit.ts";
+
+function viewOf(tweaks: Partial<PoolView> = {}): PoolView {
+  const { inhibitions: _i, memory: _m, vswitches: _v, surplusSinceMs: _s, ...rest } = makeState();
+  return {
+    ...rest,
+    vswitchIds: ["vsw-a"],
+    enis: [makeEni("a", 0)],
+    waiters: 2,
+    limits: { enis: 1, perEni: 9 },
+    ...tweaks,
+  };
+}
+const full = {
+  class: "vswitch-full",
+  code: "InvalidVSwitchId.IpNotEnough",
+  message: "",
+  retryAfterMs: undefined,
+} as const;
+
+describe("pool keeper", () => {
+  it("carries a failure into the next decisions, and a look out of them", () => {
+    const keeper = createPoolKeeper(0, 0, true);
+    const view = viewOf();
+    const [action] = keeper.decide(view, 0).actions;
+    if (action === undefined) throw new Error("nothing decided");
+    keeper.failed(action, full, view.enis, 100, 0.5);
+    const told = keeper.decide(view, 200);
+    expect(told.actions).toEqual([]);
+    expect(told.began.map((c) => [c.reason, c.about])).toEqual([["VSwitchExhausted", "vswitch:vsw-a"]]);
+    expect(told.observe.map((o) => o.what)).toEqual(["vswitches"]);
+    expect(Object.keys(keeper.inhibitions())).toEqual(["vswitch:vsw-a"]);
+
+    keeper.saw("vswitches", 300, [{ id: "vsw-a", available: 50 }]);
+    const [again] = keeper.decide(view, 400).actions;
+    expect(again).toMatchObject({ kind: "assign", eniId: "a" });
+    if (again !== undefined) keeper.done(again, view.enis, 500);
+    expect(keeper.inhibitions()).toEqual({});
+  });
+
+  it("says once that a condition began, and that it ended when it was not there for half a minute", () => {
+    const keeper = createPoolKeeper(0, 0, true);
+    const empty = viewOf({ config: { ...makeState().config, hotPlug: false }, enis: [] });
+    const fine = viewOf({ enis: [makeEni("a", 9)] });
+    expect(keeper.decide(empty, 0).began.map((c) => c.reason)).toEqual(["HotPlugOff"]);
+    expect(keeper.decide(empty, 1000).began).toEqual([]);
+    expect(keeper.decide(fine, 20_000)).toMatchObject({ ended: [], againAtMs: 31_000 });
+    expect(keeper.decide(empty, 25_000).began).toEqual([]);
+    expect(keeper.decide(fine, 55_000).ended.map((c) => c.reason)).toEqual(["HotPlugOff"]);
+    expect(keeper.conditions()).toEqual([]);
+    expect(keeper.decide(empty, 56_000).began).toHaveLength(1);
+  });
+
+  it("tries a look again later that brought nothing", () => {
+    const keeper = createPoolKeeper(0, 0, false);
+    const view = viewOf({ waiters: 0, enis: [makeEni("a", 9)] });
+    expect(keeper.decide(view, 0).observe.map((o) => o.what)).toEqual(["enis", "limits"]);
+    keeper.sawNothing("enis", 0, 45_000);
+    keeper.saw("limits", 0);
+    expect(keeper.decide(view, 44_999).observe).toEqual([]);
+    expect(keeper.decide(view, 45_000).observe.map((o) => o.what)).toEqual(["enis"]);
+  });
+});
