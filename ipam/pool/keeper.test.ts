@@ -22,7 +22,7 @@ const full = {
 
 describe("pool keeper", () => {
   it("carries a failure into the next decisions, and a look out of them", () => {
-    const keeper = createPoolKeeper(0, 0, true);
+    const keeper = createPoolKeeper(0, 0.5, true);
     const view = viewOf();
     const [action] = keeper.decide(view, 0).actions;
     if (action === undefined) throw new Error("nothing decided");
@@ -41,9 +41,10 @@ describe("pool keeper", () => {
   });
 
   it("says once that a condition began, and that it ended when it was not there for half a minute", () => {
-    const keeper = createPoolKeeper(0, 0, true);
-    const empty = viewOf({ config: { ...makeState().config, hotPlug: false }, enis: [] });
-    const fine = viewOf({ enis: [makeEni("a", 9)] });
+    const keeper = createPoolKeeper(0, 0.5, true);
+    const config = { ...makeState().config, hotPlug: false, idleTtlMs: 600_000 };
+    const empty = viewOf({ config, enis: [] });
+    const fine = viewOf({ config, enis: [makeEni("a", 6)] });
     expect(keeper.decide(empty, 0).began.map((c) => c.reason)).toEqual(["HotPlugOff"]);
     expect(keeper.decide(empty, 1000).began).toEqual([]);
     expect(keeper.decide(fine, 20_000)).toMatchObject({ ended: [], againAtMs: 31_000 });
