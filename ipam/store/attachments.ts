@@ -1,5 +1,5 @@
 /** Attachments: which interface of which container exists, what was built for it, and giving its addresses back. */
-import type { SqlHandle, SqlRow } from "../../shared/sys/sql.ts";
+import { SqlError, type SqlHandle, type SqlRow } from "../../shared/sys/sql.ts";
 import { type Leased, leasedFrom } from "./allocate.ts";
 import { type AttachmentKey, keyParams } from "./key.ts";
 import { numberOf as number, textOf as text } from "./row.ts";
@@ -58,21 +58,29 @@ export function listAttachments(db: SqlHandle, network?: string): Attachment[] {
   return rows.map(fromRow);
 }
 
+const SQLITE_CONSTRAINT_PRIMARYKEY = 1555;
+
 /**
  * Writes or overwrites the attachment's row. Inside a transaction.
  *
  * @throws {SqlError} SQLITE_CONSTRAINT when another attachment has this host interface name.
  */
 export function putAttachment(db: SqlHandle, a: Attachment): void {
+  try {
+    insertAttachment(db, a);
+  } catch (error) {
+    // Rare (ADD again after one that was cut short), so it is not what the statement is prepared for.
+    if (!(error instanceof SqlError) || error.code !== SQLITE_CONSTRAINT_PRIMARYKEY) throw error;
+    deleteAttachment(db, a);
+    insertAttachment(db, a);
+  }
+}
+
+function insertAttachment(db: SqlHandle, a: Attachment): void {
   db.run(
     `INSERT INTO attachment(network, container_id, ifname, netns, netns_dev, netns_ino, pod_namespace, pod_name, pod_uid,
                             plugin, mode, eni_id, host_ifname, datapath, state, created_ms, at)
-     VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)
-     ON CONFLICT(network, container_id, ifname) DO UPDATE SET netns = excluded.netns, netns_dev = excluded.netns_dev,
-       netns_ino = excluded.netns_ino, pod_namespace = excluded.pod_namespace, pod_name = excluded.pod_name,
-       pod_uid = excluded.pod_uid, plugin = excluded.plugin, mode = excluded.mode, eni_id = excluded.eni_id,
-       host_ifname = excluded.host_ifname, datapath = excluded.datapath, state = excluded.state,
-       created_ms = excluded.created_ms, at = excluded.at`,
+     VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)`,
     [
       ...keyParams(a),
       a.netns,
@@ -91,6 +99,10 @@ export function putAttachment(db: SqlHandle, a: Attachment): void {
       a.at,
     ],
   );
+}
+
+function deleteAttachment(db: SqlHandle, key: AttachmentKey): void {
+  db.run("DELETE FROM attachment WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key));
 }
 
 export function markReady(db: SqlHandle, key: AttachmentKey): void {
@@ -125,19 +137,27 @@ export function hostIfnameTaken(db: SqlHandle, name: string, key: AttachmentKey)
  */
 export function releaseAttachment(db: SqlHandle, key: AttachmentKey, nowMs: number, cooldownMs: number): Leased[] {
   const rows = db.all(
-    `UPDATE address SET network = NULL, container_id = NULL, ifname = NULL, slot = NULL, since_ms = ?, cool_until_ms = ?,
-       state = iif(EXISTS (SELECT 1 FROM reservation r WHERE r.pool = address.pool AND r.address = address.address), 'reserved', 'idle')
-     WHERE network = ? AND container_id = ? AND ifname = ? RETURNING pool, address, family, eni_id`,
-    [nowMs, nowMs + cooldownMs, ...keyParams(key)],
+    `SELECT pool, address, family, eni_id,
+            EXISTS (SELECT 1 FROM reservation r WHERE r.pool = address.pool AND r.address = address.address) AS reserved
+       FROM address WHERE network = ? AND container_id = ? AND ifname = ?`,
+    keyParams(key),
   );
+  for (const row of rows) {
+    db.run(
+      `UPDATE address SET network = NULL, container_id = NULL, ifname = NULL, slot = NULL, state = ?, since_ms = ?, cool_until_ms = ?
+        WHERE pool = ? AND address = ?`,
+      [row.reserved === 1 ? "reserved" : "idle", nowMs, nowMs + cooldownMs, row.pool ?? null, row.address ?? null],
+    );
+  }
   const local = rows.find((row) => row.pool !== "eni");
-  // A local range has rows only for what is taken or cools down.
-  if (local)
+  if (local) {
+    // A local range has rows only for what is taken or cools down.
     db.run(
       "DELETE FROM address WHERE pool = ? AND eni_id IS NULL AND family IN (4, 6) AND state = 'idle' AND cool_until_ms <= ?",
       [local.pool ?? null, nowMs],
     );
-  db.run("DELETE FROM attachment WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key));
+  }
+  deleteAttachment(db, key);
   db.run("DELETE FROM demand WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key));
   return rows.map(leasedFrom).sort((a, b) => a.family - b.family);
 }

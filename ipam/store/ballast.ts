@@ -1,5 +1,5 @@
 /** Room kept for a full disk: a file that DEL removes when the store cannot grow, so that addresses still come free. */
-import { O_CREAT, O_EXCL, O_WRONLY } from "../../shared/sys/linux.ts";
+import { F_OK, O_CREAT, O_EXCL, O_WRONLY } from "../../shared/sys/linux.ts";
 import { SqlError } from "../../shared/sys/sql.ts";
 import { isErrno, type Sys } from "../../shared/sys/sys.ts";
 
@@ -12,11 +12,12 @@ export function ballastPath(storePath: string): string {
 /** Makes the ballast if it is not there. Without room for it nothing is left behind. */
 export function ensureBallast(sys: Sys, storePath: string): void {
   const path = ballastPath(storePath);
+  if (sys.access(path, F_OK)) return;
   let fd: number;
   try {
     fd = sys.open(path, O_WRONLY | O_CREAT | O_EXCL, 0o600);
   } catch {
-    return; // it is there, or the disk is full or read-only: the next one tries again
+    return; // somebody else was faster, or the disk is full or read-only: the next one tries again
   }
   try {
     // Written and not only reserved: a hole in a file keeps no room.

@@ -25,8 +25,8 @@ const TRIM_EVERY = 256;
 
 export function appendJournal(db: SqlHandle, e: JournalEntry): void {
   const orNull = (value: SqlValue | undefined): SqlValue => value ?? null;
-  const row = db.get(
-    "INSERT INTO journal(at, actor, op, network, container_id, ifname, pod, outcome, code, duration_ms, detail) VALUES(?,?,?,?,?,?,?,?,?,?,?) RETURNING id",
+  db.run(
+    "INSERT INTO journal(at, actor, op, network, container_id, ifname, pod, outcome, code, duration_ms, detail) VALUES(?,?,?,?,?,?,?,?,?,?,?)",
     [
       e.at,
       e.actor,
@@ -41,7 +41,7 @@ export function appendJournal(db: SqlHandle, e: JournalEntry): void {
       orNull(e.detail),
     ],
   );
-  const id = Number(row?.id ?? 0);
+  const id = Number(db.get("SELECT last_insert_rowid() AS id")?.id ?? 0);
   if (id % TRIM_EVERY === 0) db.run("DELETE FROM journal WHERE id <= ?", [id - KEEP_ROWS]);
 }
 

@@ -5,13 +5,26 @@ import { pruneDemand } from "./demand.ts";
 import { inTransaction } from "./transaction.ts";
 import type { Store } from "./types.ts";
 
+/** Below this a checkpoint is not worth its disk syncs. Plugins do one of their own at 512 frames. */
+const CHECKPOINT_FRAMES = 128;
+
 /**
  * Copies the WAL into the database without making anyone wait, puts the ballast back after a full disk, and forgets
- * waiters that were killed. Every few seconds is often enough: a plugin only checkpoints at 256 pages.
+ * waiters that were killed. To be called about once a second; costs next to nothing when there is nothing to do.
  */
 export function maintainStore(sys: Sys, store: Store, nowMs: number): void {
-  if (store.db.get("SELECT 1 AS due FROM demand WHERE deadline_ms <= ? LIMIT 1", [nowMs]) !== undefined)
-    inTransaction(store.db, () => pruneDemand(store.db, nowMs));
-  store.db.get("PRAGMA wal_checkpoint(PASSIVE)");
+  const { db } = store;
+  if (db.get("SELECT 1 AS due FROM demand WHERE deadline_ms <= ? LIMIT 1", [nowMs]) !== undefined)
+    inTransaction(db, () => pruneDemand(db, nowMs));
   ensureBallast(sys, store.path);
+  const { log = 0, checkpointed = 0 } = db.get("PRAGMA wal_checkpoint(NOOP)") ?? {};
+  if (Number(log) - Number(checkpointed) < CHECKPOINT_FRAMES) return;
+  db.get("PRAGMA wal_checkpoint(PASSIVE)");
+  // The first write after a complete checkpoint begins the WAL anew and syncs it: not on a pod's time either.
+  inTransaction(db, () =>
+    db.run(
+      "INSERT INTO fact(name, value) VALUES('checkpoint_ms', ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
+      [String(Math.round(nowMs))],
+    ),
+  );
 }

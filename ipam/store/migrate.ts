@@ -4,6 +4,8 @@ import { MIGRATIONS, type Migration } from "./schema.ts";
 import { inTransaction } from "./transaction.ts";
 import { StoreError } from "./types.ts";
 
+export const PAGE_BYTES = 1024;
+
 export function schemaVersion(db: SqlHandle): number {
   return Number(db.get("PRAGMA user_version")?.user_version ?? 0);
 }
@@ -28,6 +30,9 @@ export function compareSchema(db: SqlHandle, path: string, migrations = MIGRATIO
 
 /** Applies what is missing, all or nothing. The caller holds the store's lock alone. */
 export function migrate(db: SqlHandle, migrations: readonly Migration[] = MIGRATIONS): void {
+  // Fixed once the file has its first page. Small, because a transaction changes a few bytes in each of some ten pages
+  // and writes them whole: at 4096 bytes, pairs of ADD and DEL take half as long again.
+  db.exec(`PRAGMA page_size=${PAGE_BYTES}`);
   useWal(db);
   inTransaction(db, () => {
     for (let at = schemaVersion(db); at < migrations.length; at++) {

@@ -1,5 +1,5 @@
 /** Opening the store: creation, migration, reboot, and what to do with a damaged file. */
-import { CLOCK_BOOTTIME, CLOCK_REALTIME } from "../../shared/sys/linux.ts";
+import { CLOCK_BOOTTIME, CLOCK_REALTIME, O_RDONLY } from "../../shared/sys/linux.ts";
 import { SqlError, type SqlHandle } from "../../shared/sys/sql.ts";
 import { decodeUtf8, type FileStat, isErrno, type Sys } from "../../shared/sys/sys.ts";
 import { ballastPath, ensureBallast, withBallast } from "./ballast.ts";
@@ -26,7 +26,13 @@ const SQLITE_BUSY = 5;
 
 /** The boot id tells this boot of the kernel from every other. */
 export function readBootId(sys: Sys): string {
-  return decodeUtf8(sys.readFile("/proc/sys/kernel/random/boot_id", 100)).trim();
+  const fd = sys.open("/proc/sys/kernel/random/boot_id", O_RDONLY);
+  try {
+    const text = new Uint8Array(64); // proc gives it in one read, 36 characters and a newline
+    return decodeUtf8(text.subarray(0, sys.read(fd, text))).trim();
+  } finally {
+    sys.close(fd);
+  }
 }
 
 /** Milliseconds of CLOCK_BOOTTIME: what every deadline and cool-down in the store counts. */

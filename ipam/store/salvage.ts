@@ -1,6 +1,7 @@
 /** Reads what is still readable of a damaged store into a new one, so that no address is handed out twice. */
 import { O_WRONLY } from "../../shared/sys/linux.ts";
 import { SqlError, type SqlHandle, type SqlRow, type SqlValue } from "../../shared/sys/sql.ts";
+import { PAGE_BYTES } from "./migrate.ts";
 import { inTransaction } from "./transaction.ts";
 import type { StoreDeps } from "./types.ts";
 
@@ -24,7 +25,6 @@ const TABLES: readonly Table[] = [
   { name: "pod_fact", key: ["namespace", "name"] },
 ];
 
-const PAGE_BYTES = 4096;
 const CHUNK_ROWS = 64;
 
 /**

@@ -23,16 +23,17 @@ CREATE TABLE fact(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE eni(
   id TEXT PRIMARY KEY,
   mac TEXT NOT NULL UNIQUE,
+  -- What choosing looks at comes first: the rest of a long row may lie on another page.
   kind TEXT NOT NULL CHECK(kind IN ('primary','shared','exclusive','trunk','member')),
   -- ready: addresses may be handed out. draining: none is handed out any more. lost: gone from the cloud, pods may remain.
   state TEXT NOT NULL CHECK(state IN ('attaching','ready','draining','detaching','deleting','lost')),
+  -- Policy routing table of the ENI: ROUTE_TABLE_BASE + route_slot.
+  route_slot INTEGER NOT NULL UNIQUE,
   vswitch_id TEXT NOT NULL DEFAULT '',
   security_groups TEXT NOT NULL DEFAULT '[]',  -- JSON list, sorted
   primary4 TEXT, cidr4 TEXT, gateway4 TEXT,
   primary6 TEXT, cidr6 TEXT, gateway6 TEXT,
   trunk_id TEXT, vlan_id INTEGER,
-  -- Policy routing table of the ENI: ROUTE_TABLE_BASE + route_slot.
-  route_slot INTEGER NOT NULL UNIQUE,
   ifname TEXT, ifindex INTEGER, mtu INTEGER NOT NULL DEFAULT 1500,
   -- Boot id in which links, routes and rules of this ENI were set up on the node.
   prepared_boot TEXT,
@@ -60,6 +61,7 @@ CREATE INDEX address_used ON address(eni_id) WHERE state = 'allocated';
 
 CREATE TABLE range_cursor(pool TEXT NOT NULL, slot INTEGER NOT NULL, last TEXT NOT NULL, PRIMARY KEY(pool, slot)) WITHOUT ROWID;
 
+-- Long rows: with a rowid, four times as much of one lies on its own page.
 CREATE TABLE attachment(
   network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,
   netns TEXT NOT NULL, netns_dev INTEGER, netns_ino INTEGER,
@@ -71,7 +73,7 @@ CREATE TABLE attachment(
   state TEXT NOT NULL CHECK(state IN ('building','ready')),
   created_ms REAL NOT NULL, at REAL NOT NULL,
   PRIMARY KEY(network, container_id, ifname)
-) WITHOUT ROWID;
+);
 CREATE UNIQUE INDEX attachment_host ON attachment(host_ifname) WHERE host_ifname IS NOT NULL;
 CREATE INDEX attachment_netns ON attachment(netns_ino) WHERE netns_ino IS NOT NULL;
 
@@ -83,7 +85,7 @@ CREATE TABLE reservation(
 CREATE INDEX reservation_pod ON reservation(pod_namespace, pod_name);
 
 CREATE TABLE pod_fact(namespace TEXT NOT NULL, name TEXT NOT NULL, uid TEXT, facts TEXT NOT NULL, at REAL NOT NULL,
-  PRIMARY KEY(namespace, name)) WITHOUT ROWID;
+  PRIMARY KEY(namespace, name));
 
 CREATE TABLE demand(
   network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,

@@ -58,7 +58,6 @@ const SQLITE_OPTIONS = [
   "SQLITE_DQS=0",
   "SQLITE_DEFAULT_MEMSTATUS=0",
   "SQLITE_DEFAULT_WAL_SYNCHRONOUS=1",
-  "SQLITE_DEFAULT_WAL_AUTOCHECKPOINT=256",
   "SQLITE_LIKE_DOESNT_MATCH_BLOBS",
   "SQLITE_MAX_EXPR_DEPTH=0",
   "SQLITE_USE_ALLOCA",
@@ -105,7 +104,7 @@ function kernelHeaders(work: string): string {
 function compileCommon(target: Target, work: string, includes: readonly string[]): string[] {
   const hint = `: install the Debian package ${target.aptPackage}`;
   const sources: readonly (readonly [string, readonly string[]])[] = [
-    [join(sqlite, "sqlite3.c"), ["-Os", "-w", ...SQLITE_OPTIONS.map((o) => `-D${o}`)]],
+    [join(sqlite, "sqlite3.c"), ["-O2", "-w", ...SQLITE_OPTIONS.map((o) => `-D${o}`)]],
     [join(native, "sys.c"), ["-O2", "-Wall", "-Wextra", "-Werror"]],
     [join(native, "quickjs.c"), ["-O2", "-Wall"]],
     [join(native, "quickjs_sql.c"), ["-O2", "-Wall"]],
