@@ -52,12 +52,12 @@ export function withStore<T>(
     return work(store);
   } catch (error) {
     if (error instanceof StoreError)
-      throw new CniFailure(CODE.store, error.message, "terway-cli node check says more", error);
+      throw new CniFailure(CODE.store, error.message, "see that the folder is writable and the disk has room", error);
     if (error instanceof SqlError) {
       const busy = error.primary === 5;
       throw new CniFailure(
         busy ? CODE.tryAgainLater : CODE.store,
-        `the store ${places.store} ${busy ? `is held by another process${holder(host, places.store)}` : `refused: ${error.message}`}`,
+        `the store ${places.store} ${busy ? `is held by somebody else${holder(host, places.store)}` : `refused: ${error.message}`}`,
         busy
           ? "see what that process does; the call is retried"
           : "check the disk; the agent rebuilds a store that is lost",

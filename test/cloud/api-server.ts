@@ -147,7 +147,10 @@ export function createApiServer(options: ApiOptions): ApiServer {
     server,
     audit,
     faults,
-    counts: () =>
-      audit.reduce<Record<string, number>>((all, e) => ({ ...all, [e.action]: (all[e.action] ?? 0) + 1 }), {}),
+    counts() {
+      const all: Record<string, number> = {};
+      for (const { action } of audit) all[action] = (all[action] ?? 0) + 1;
+      return all;
+    },
   };
 }
