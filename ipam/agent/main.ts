@@ -7,9 +7,10 @@ import { createAlibabaCloud } from "../cloud/alibaba.ts";
 import type { InstanceLimits } from "../cloud/cloud-api.ts";
 import { fixedCredentials, roleCredentials } from "../cloud/credentials.ts";
 import { createMetadataClient, DEFAULT_METADATA_URL, discoverSelf, type Self } from "../cloud/metadata.ts";
+import { createRateLimiter, ratesOf } from "../cloud/rate-limit.ts";
 import { DEFAULT_STORE } from "../store/open.ts";
 import { lockForAgent, openAgentStore, startAgent } from "./agent.ts";
-import type { AgentConfig, AgentContext } from "./context.ts";
+import { type AgentConfig, type AgentContext, nowMs } from "./context.ts";
 import { createMetrics } from "./metrics.ts";
 import type { AgentOptions } from "./settings.ts";
 
@@ -131,6 +132,8 @@ async function main(): Promise<void> {
     credentials:
       config.accessKey !== "" ? fixedCredentials(config.accessKey, config.accessSecret) : roleCredentials(metadata),
     observe: metrics.observeCall,
+    limiter: createRateLimiter(ratesOf(config), nowMs()),
+    onLimited: metrics.limitHit,
   });
   const limits = await cloud.instanceLimits(self.instanceType);
   const inForce = agentConfig(config, self, limits, options);

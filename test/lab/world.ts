@@ -148,6 +148,8 @@ function createNode(
       vswitches: Object.fromEntries(ZONES.map((zone, i) => [zone, [`vsw-pod-${i}`]])),
       max_pool_size: options.poolMax,
       min_pool_size: options.poolMin,
+      // The built-in brake is for fleets that share an account: 10 calls a minute would make every test wait.
+      rate_limit: { eni_create_qps: 10, eni_delete_qps: 10, ip_assign_qps: 20, ip_unassign_qps: 20, burst_size: 20 },
       ...options.eniConf,
     }),
   );
