@@ -3,7 +3,7 @@ import { CLOCK_BOOTTIME, CLOCK_REALTIME, O_RDONLY } from "../../shared/sys/linux
 import { SqlError, type SqlHandle } from "../../shared/sys/sql.ts";
 import { decodeUtf8, type FileStat, isErrno, type Sys } from "../../shared/sys/sys.ts";
 import { ballastPath, ensureBallast, withBallast } from "./ballast.ts";
-import { createFile, LOCK_WAIT_MS, lockStore, WAL_WRITE_LOCK_OFFSET } from "./file.ts";
+import { createFile, LOCK_WAIT_MS, lockStore, removeDatabase, WAL_WRITE_LOCK_OFFSET } from "./file.ts";
 import { compareSchema, migrate, schemaVersion } from "./migrate.ts";
 import { forgetBoot } from "./reboot.ts";
 import { finishReplacement, isDamage, replaceDamaged } from "./repair.ts";
@@ -114,6 +114,8 @@ function openMissing(deps: StoreDeps, path: string, options: OpenOptions): Store
   const lock = lockStore(sys, path, "alone");
   try {
     finishReplacement(sys, path, wallClock(sys));
+    // What lies beside a file that was removed or emptied belongs to those who still have that one open: not touched.
+    if ((sys.stat(path)?.size ?? 0) === 0) removeDatabase(sys, path);
     createFile(sys, path);
     const db = deps.openSql(path);
     let lost = false;

@@ -20,7 +20,7 @@ export function agent(role: Role): string {
   const store = openStore(role.deps, role.path);
   const random = makeRandom(storeNow(role.sys) * 1000);
   for (const intent of listIntents(store.db)) unassign(role, store, intent);
-  while (storeNow(role.sys) < role.untilMs) {
+  while (!role.isOver()) {
     const n = 1 + random(ENIS);
     if (random(3) === 0) detach(role, store, n);
     else if (random(2) === 0) fill(role, store, n);

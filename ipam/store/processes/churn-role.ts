@@ -23,7 +23,7 @@ export function churn(role: Role): { readonly adds: number; readonly empty: numb
     role.log(`freed ${id}`);
   };
   for (const id of unsettled) remove(id);
-  for (let n = next; storeNow(role.sys) < role.untilMs; n++) {
+  for (let n = next; !role.isOver(); n++) {
     if (live.length >= MAX_LIVE || (live.length > 0 && random(3) === 0)) {
       const id = live.shift();
       if (id !== undefined) remove(id);

@@ -1,6 +1,7 @@
 /** ADD and DEL as a plugin does them: open, one transaction, close. */
 import { type Allocation, allocateFromEnis } from "../allocate.ts";
 import { putAttachment, releaseAttachment } from "../attachments.ts";
+import { withBallast } from "../ballast.ts";
 import { makeAttachment, makeKey, said } from "../contract/kit.ts";
 import { appendJournal } from "../journal.ts";
 import { openStore, storeNow, wallClock } from "../open.ts";
@@ -47,8 +48,14 @@ export function add(role: Role, containerId: string): Allocation {
   return withStore(role, (store) => addIn(role, store, containerId));
 }
 
+/** As a plugin's DEL, on a full disk too. */
 export function del(role: Role, containerId: string): readonly string[] {
-  return withStore(role, (store) => delIn(role, store, containerId, COOLDOWN_MS));
+  const store = openStore(role.deps, role.path, { spendBallast: true });
+  try {
+    return withBallast(role.sys, role.path, () => delIn(role, store, containerId, COOLDOWN_MS));
+  } finally {
+    store.db.close();
+  }
 }
 
 export function addOnce(role: Role): string {

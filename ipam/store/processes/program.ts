@@ -3,7 +3,7 @@
  * store's path. What it does to addresses goes into LOG, a line per event, with one write(2) each: what is in there has
  * happened, also when the process is killed.
  */
-import { CLOCK_MONOTONIC, O_APPEND, O_CREAT, O_WRONLY } from "../../../shared/sys/linux.ts";
+import { CLOCK_MONOTONIC, F_OK, O_APPEND, O_CREAT, O_WRONLY } from "../../../shared/sys/linux.ts";
 import { openQuickjsSql, setExitStatus, quickjsSys as sys } from "../../../shared/sys/quickjs.ts";
 import type { SqlHandle, SqlOpen } from "../../../shared/sys/sql.ts";
 import { encodeUtf8 } from "../../../shared/sys/sys.ts";
@@ -49,7 +49,7 @@ const role: Role = {
   deps: { sys, openSql: env.STOP_AT === undefined ? openQuickjsSql : stoppingAt(Number(env.STOP_AT)) },
   path: env.STORE ?? "",
   id: env.ID ?? "p",
-  untilMs: Number(env.UNTIL_MS ?? 0),
+  isOver: () => sys.access(`${env.STORE}.over`, F_OK),
   logPath: env.LOG ?? "",
   log: (line) => sys.writeAll(logFd, encodeUtf8(`${line}\n`)),
 };
@@ -59,6 +59,8 @@ const ROLES: Readonly<Record<string, (role: Role) => unknown>> = {
   open: (r) => openStore(r.deps, r.path).notice ?? "opened",
   /** One ADD. */
   add: addOnce,
+  /** One DEL; the addresses that came free. */
+  del: (r) => del(r, r.id),
   /** One ADD and one DEL; what ADD gave. */
   pair: (r) => {
     const got = addOnce(r);

@@ -8,8 +8,8 @@ export interface Role {
   readonly path: string;
   /** Unique among the processes that run at one time; a successor has its predecessor's. */
   readonly id: string;
-  /** CLOCK_BOOTTIME at which to end. */
-  readonly untilMs: number;
+  /** Whether the test has seen enough. */
+  isOver(): boolean;
   readonly logPath: string;
   log(line: string): void;
 }
