@@ -58,7 +58,7 @@ export function listAttachments(db: SqlHandle, network?: string): Attachment[] {
   return rows.map(fromRow);
 }
 
-const SQLITE_CONSTRAINT_PRIMARYKEY = 1555;
+const SQLITE_CONSTRAINT = 19;
 
 /**
  * Writes or overwrites the attachment's row. Inside a transaction.
@@ -69,8 +69,9 @@ export function putAttachment(db: SqlHandle, a: Attachment): void {
   try {
     insertAttachment(db, a);
   } catch (error) {
-    // Rare (ADD again after one that was cut short), so it is not what the statement is prepared for.
-    if (!(error instanceof SqlError) || error.code !== SQLITE_CONSTRAINT_PRIMARYKEY) throw error;
+    // Rare (ADD again after one that was cut short), so it is not what the statement is prepared for. The same row has the
+    // same host interface too: which of the two constraints SQLite names first is not ours to know.
+    if (!(error instanceof SqlError) || error.primary !== SQLITE_CONSTRAINT) throw error;
     deleteAttachment(db, a);
     insertAttachment(db, a);
   }
