@@ -42,6 +42,9 @@ function readOptions(): AgentOptions {
   };
 }
 
+/** The API takes no more in one call. */
+const ADDRESSES_PER_CALL = 10;
+
 type LogLevel = "info" | "warn" | "error";
 const lastSaid = new Map<string, number>();
 const SAY_AGAIN_MS = 60_000;
@@ -78,7 +81,7 @@ function agentConfig(
   if (config.networkMode !== "ENIIP" && config.networkMode !== "VPC")
     throw new Error(`eni_conf: network_mode ${config.networkMode} is not built yet: use ENIIP or VPC`);
   const dualStack = options.ipStack === "dual";
-  const perEni = Math.max(0, limits.ipv4PerEni - 1);
+  const perEni = Math.max(0, Math.min(limits.ipv4PerEni - 1, dualStack ? limits.ipv6PerEni : Number.POSITIVE_INFINITY));
   const capacity = Math.max(0, limits.enis - 1) * perEni;
   const maxIdle = Math.min(config.maxPoolSize, capacity);
   const minIdle = Math.min(config.minPoolSize, maxIdle);
@@ -97,7 +100,7 @@ function agentConfig(
     pool: {
       minIdle,
       maxIdle,
-      batch: Math.min(10, config.batchSize),
+      batch: ADDRESSES_PER_CALL,
       idleTtlMs: config.idleIpTtlSeconds * 1000,
       dualStack,
       fill: config.eniSelectionPolicy === "least-ip" ? "fewest" : "most",
