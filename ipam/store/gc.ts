@@ -26,11 +26,11 @@ export function planGc(
     })),
     ...addressOwners(db, network),
   ];
-  for (const { sinceMs, ...key } of known) {
+  for (const { sinceMs: _since, ...key } of known) {
     const id = `${key.containerId}/${key.ifname}`;
-    if (!alive.has(id) && sinceMs < madeBeforeMs) dead.set(id, key);
+    if (!alive.has(id)) dead.set(id, key);
   }
-  // An owner whose attachment row is young is young, whatever its address rows say.
+  // Young by either of its rows, the attachment's or the address's, is young.
   for (const { sinceMs, ...key } of known) if (sinceMs >= madeBeforeMs) dead.delete(`${key.containerId}/${key.ifname}`);
   return [...dead.values()];
 }

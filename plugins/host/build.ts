@@ -56,6 +56,9 @@ const TARGETS: Readonly<Record<string, Target>> = {
 const SQLITE_OPTIONS = [
   "SQLITE_THREADSAFE=0",
   "SQLITE_DQS=0",
+  // Memory handed out in advance is memory touched for nothing.
+  "SQLITE_DEFAULT_LOOKASIDE=0,0",
+  "SQLITE_DEFAULT_PCACHE_INITSZ=0",
   "SQLITE_DEFAULT_MEMSTATUS=0",
   "SQLITE_DEFAULT_WAL_SYNCHRONOUS=1",
   "SQLITE_LIKE_DOESNT_MATCH_BLOBS",
