@@ -90,7 +90,7 @@ function takeAny(db: SqlHandle, key: AttachmentKey, want: EniWant, nowMs: number
                          AND a.state = 'idle' AND a.cool_until_ms <= ?)`,
   );
   const enis = db.all(
-    `SELECT e.id, e.route_slot, (SELECT count(*) FROM address u WHERE u.eni_id = e.id AND u.state = 'allocated') AS pods,
+    `SELECT e.id, e.route_slot, (SELECT count(*) FROM address u WHERE u.pool = 'eni' AND u.eni_id = e.id AND u.state = 'allocated') AS pods,
             (SELECT value FROM fact WHERE name = 'eni_pick') AS pick
        FROM eni e WHERE e.state = 'ready' AND ${eni.sql} ${hasIdle.join(" ")}`,
     [...eni.params, ...want.families.flatMap((family) => [family, nowMs])],

@@ -55,9 +55,8 @@ CREATE TABLE address(
   CHECK((container_id IS NULL) = (network IS NULL) AND (container_id IS NULL) = (ifname IS NULL) AND (container_id IS NULL) = (slot IS NULL))
 ) WITHOUT ROWID;
 CREATE UNIQUE INDEX address_owner ON address(network, container_id, ifname, slot) WHERE container_id IS NOT NULL;
--- These two are the whole of choosing an address: the fullest ENI, and in it the one that is free the longest.
-CREATE INDEX address_free ON address(pool, eni_id, family, cool_until_ms) WHERE state = 'idle';
-CREATE INDEX address_used ON address(eni_id) WHERE state = 'allocated';
+-- The whole of choosing an address: the fullest ENI, and in it the address that is free the longest.
+CREATE INDEX address_state ON address(pool, eni_id, state, family, cool_until_ms);
 
 CREATE TABLE range_cursor(pool TEXT NOT NULL, slot INTEGER NOT NULL, last TEXT NOT NULL, PRIMARY KEY(pool, slot)) WITHOUT ROWID;
 
