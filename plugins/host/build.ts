@@ -1,11 +1,12 @@
 /**
- * Builds the six executables: TypeScript → one bundle (esbuild) → QuickJS bytecode → one static ELF file each.
+ * Builds the six executables: TypeScript → one bundle (esbuild) → QuickJS bytecode → a snapshot of the engine that has
+ * read it → one static ELF file each.
  *
  *   node plugins/host/build.ts [--arch x64|arm64] [--only terway-ipam]
  *   node plugins/host/build.ts --entry FILE.ts --out FILE     one executable of another program (tests)
  */
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, renameSync, statSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -32,6 +33,8 @@ interface Target {
   readonly aptPackage: string;
   readonly engine: string;
   readonly flags: readonly string[];
+  /** What runs its executables here; nothing: the kernel does. */
+  readonly runWith: readonly string[];
 }
 
 const TARGETS: Readonly<Record<string, Target>> = {
@@ -41,6 +44,7 @@ const TARGETS: Readonly<Record<string, Target>> = {
     aptPackage: "musl-tools",
     engine: join(quickjs, "x86_64-unknown-linux-musl"),
     flags: [],
+    runWith: [],
   },
   // Debian has no musl cross compiler: glibc, linked statically, some 0.7 MB larger.
   arm64: {
@@ -49,6 +53,7 @@ const TARGETS: Readonly<Record<string, Target>> = {
     aptPackage: "gcc-aarch64-linux-gnu",
     engine: join(quickjs, "aarch64-unknown-linux-gnu"),
     flags: [],
+    runWith: process.arch === "arm64" ? [] : ["qemu-aarch64-static"],
   },
 };
 
@@ -124,9 +129,14 @@ function compileCommon(target: Target, work: string, includes: readonly string[]
   });
 }
 
-function bundle(entry: string, out: string): void {
+/** The source of a plugin's bundle, as if it stood in this folder. */
+function sourceOf(plugin: string): string {
+  return `import * as plugin from "../${plugin}/main.ts"; import { runMain } from "./run-main.ts"; runMain("${plugin}", plugin);`;
+}
+
+function bundle(source: string, out: string): void {
   buildSync({
-    entryPoints: [entry],
+    stdin: { contents: source, resolveDir: dirname(fileURLToPath(import.meta.url)), loader: "ts" },
     outfile: out,
     bundle: true,
     minify: true,
@@ -139,47 +149,110 @@ function bundle(entry: string, out: string): void {
   });
 }
 
-/** Turns one program into one executable. */
-function buildProgram(
-  entry: string,
-  name: string,
-  target: Target,
-  work: string,
-  includes: readonly string[],
-  objects: readonly string[],
-  executable: string,
-): void {
-  const script = join(work, `${name}.js`);
-  const c = join(work, `${name}.c`);
-  bundle(entry, script);
+/*
+ * The two sections that main.c knows, at addresses of their own behind everything else: what they hold must not move
+ * the code, for the snapshot is full of its addresses.
+ */
+const SECTIONS = `SECTIONS {
+  .snapshot 0x10000000 : { *(.snapshot) }
+  .program 0x20000000 : { *(.program) }
+} INSERT AFTER .comment;
+`;
+const SNAPSHOT_ROOM_BYTES = 4 << 20;
+
+/** @param snapshot Assembler that puts it there. @param program The same for the bytecode. */
+function sectionsSource(snapshot: string, program: string): string {
+  const section = (name: string, flags: string, content: string) =>
+    `.section .${name},"${flags}",@progbits\n.balign 4096\n.globl ${name}_start, ${name}_end\n${name}_start:\n${content}\n${name}_end:\n`;
+  return `${section("snapshot", "aw", snapshot)}${section("program", "a", program)}.section .note.GNU-stack,"",@progbits\n`;
+}
+
+/** Where code and data lie, without the two sections that may differ. */
+function layoutOf(executable: string): string {
+  const done = spawnSync("readelf", ["-SW", executable], { encoding: "utf8" });
+  const moving = /\.(text|init|fini|rodata|data|bss)\b/;
+  return done.stdout
+    .split("\n")
+    .filter((line) => moving.test(line))
+    .map((line) =>
+      line
+        .replace(/^\s*\[\s*\d+\]\s*/, "")
+        .split(/\s+/)
+        .slice(0, 4)
+        .join(" "),
+    )
+    .join("\n");
+}
+
+interface Toolchain {
+  readonly target: Target;
+  readonly work: string;
+  readonly includes: readonly string[];
+  readonly objects: readonly string[];
+}
+
+/**
+ * Turns one program into one executable.
+ *
+ * @param frozen The program calls `runMain`: the executable starts from a snapshot of the engine with the program in it.
+ * @returns Whether it does.
+ */
+function buildProgram(source: string, name: string, tools: Toolchain, frozen: boolean, executable: string): boolean {
+  const { target, work, includes, objects } = tools;
+  const file = (suffix: string) => join(work, `${name}.${suffix}`);
+  bundle(source, file("js"));
   // The compiler of bytecode runs here; bytecode is the same for every little-endian 64-bit target.
   const qjsc = join(
     quickjs,
     process.arch === "arm64" ? "aarch64-unknown-linux-static" : "x86_64-unknown-linux-static",
     "bin/qjsc",
   );
-  run(qjsc, ["-c", "-s", "-N", "plugin_bytecode", "-o", c, script]);
-  const link = [
-    ...target.flags,
-    "-Os",
-    "-static",
-    "-no-pie",
-    "-Wl,--gc-sections",
-    "-Wl,--build-id=none",
-    "-Wl,-z,norelro",
-    "-w",
-    ...includes,
-    c,
-    ...objects,
-    join(target.engine, "lib/quickjs-core.a"),
-    "-lm",
-    "-o",
-    `${executable}.new`,
-  ];
-  run(target.compiler, link, `: install the Debian package ${target.aptPackage}`);
-  run(target.strip, ["-s", "-R", ".comment", `${executable}.new`]);
+  run(qjsc, ["-c", "-s", "-N", "bytecode", "-o", file("c"), file("js")]);
+  const text = readFileSync(file("c"), "utf8");
+  const bytes = text.slice(text.indexOf("= {")).match(/0x[0-9a-f]{2}/g) ?? [];
+  writeFileSync(file("bytecode"), Uint8Array.from(bytes, Number));
+  writeFileSync(file("ld"), SECTIONS);
+  const link = (out: string, snapshot: string, program: string) => {
+    writeFileSync(file("S"), sectionsSource(snapshot, program));
+    const options = ["-Os", "-static", "-no-pie", "-w", `-Wl,-T,${file("ld")}`];
+    const linker = ["--gc-sections", "--build-id=none", "-z,norelro"].map((o) => `-Wl,${o}`);
+    const parts = [file("S"), ...objects, join(target.engine, "lib/quickjs-core.a"), "-lm"];
+    run(
+      target.compiler,
+      [...target.flags, ...options, ...linker, ...includes, ...parts, "-o", out],
+      `: install the Debian package ${target.aptPackage}`,
+    );
+  };
+  const bytecode = `.incbin "${file("bytecode")}"`;
+  const next = `${executable}.new`;
+  const frozenNow = frozen && freeze(file, link, bytecode, target, next);
+  if (!frozenNow) link(next, ".zero 4096", bytecode);
+  run(target.strip, ["-s", "-R", ".comment", next]);
   // A new file under the old name: a runtime may be executing the old one right now.
-  renameSync(`${executable}.new`, executable);
+  renameSync(next, executable);
+  return frozenNow;
+}
+
+/** Links, lets the program stop before its main, and links again around what its memory then holds. */
+function freeze(
+  file: (suffix: string) => string,
+  link: (out: string, snapshot: string, program: string) => void,
+  bytecode: string,
+  target: Target,
+  out: string,
+): boolean {
+  const first = file("first");
+  link(first, `.zero ${SNAPSHOT_ROOM_BYTES}`, bytecode);
+  const [command = first, ...args] = [...target.runWith, first, "--freeze"];
+  const done = spawnSync(command, args, { maxBuffer: 2 * SNAPSHOT_ROOM_BYTES });
+  if (done.error !== undefined && target.runWith.length > 0) return false; // no emulator: it starts from bytecode
+  if (done.status !== 0 || done.stdout.length === 0)
+    throw new Error(`${first} --freeze ended with status ${done.status}: ${done.stderr}`);
+  writeFileSync(file("snapshot"), done.stdout);
+  link(out, `.incbin "${file("snapshot")}"`, ".byte 0");
+  if (layoutOf(first) !== layoutOf(out))
+    throw new Error(`the code of ${out} lies elsewhere than that of ${first}: its snapshot would lead astray`);
+  return true;
 }
 
 function main(): void {
@@ -199,15 +272,17 @@ function main(): void {
   mkdirSync(work, { recursive: true });
   const includes = [`-I${native}`, `-I${join(target.engine, "include")}`, `-I${sqlite}`];
   if (values.arch === "x64") includes.push("-isystem", kernelHeaders(work));
-  const objects = compileCommon(target, work, includes);
+  const tools: Toolchain = { target, work, includes, objects: compileCommon(target, work, includes) };
   if (values.entry !== undefined && values.out !== undefined) {
-    buildProgram(resolve(values.entry), basename(values.out), target, work, includes, objects, resolve(values.out));
+    const source = `import ${JSON.stringify(resolve(values.entry))};`;
+    buildProgram(source, basename(values.out), tools, false, resolve(values.out));
     return;
   }
   for (const plugin of PLUGINS.filter((p) => values.only === undefined || p === values.only)) {
     const executable = join(out, plugin);
-    buildProgram(join(root, "plugins", plugin, "main.ts"), plugin, target, work, includes, objects, executable);
-    console.log(`${plugin} ${(statSync(executable).size / 1e6).toFixed(2)} MB`);
+    const frozen = buildProgram(sourceOf(plugin), plugin, tools, true, executable);
+    const start = frozen ? "" : `, starts from bytecode: ${target.runWith[0]} is not here to make a snapshot`;
+    console.log(`${plugin} ${(statSync(executable).size / 1e6).toFixed(2)} MB${start}`);
   }
 }
 

@@ -1,6 +1,9 @@
 /*
- * The executable around one plugin: starts the engine with only the intrinsics that the plugins use, runs the
- * plugin's bytecode (compiled in by build.ts), and exits with the status it left in `terwayExitStatus`.
+ * The executable around one plugin. The engine's memory is part of the file: build.ts lets the first build of it start
+ * the engine, read the plugin's bytecode and define its functions, and then stop (--freeze); what the memory then holds
+ * becomes the section .snapshot of the second build, in which the call goes on from there. Starting the engine and
+ * reading the code took more than half of an ADD. Code and snapshot are at fixed addresses, so every pointer holds; what
+ * the kernel or the C library give to one process (descriptors, vdso, random numbers) is not in that memory.
  */
 #include <signal.h>
 #include <stdint.h>
@@ -14,8 +17,8 @@
 #include "quickjs_binding.h"
 #include "sqlite3.h"
 
-extern const uint8_t plugin_bytecode[];
-extern const uint32_t plugin_bytecode_size;
+extern uint8_t snapshot_start[], snapshot_end[];
+extern const uint8_t program_start[], program_end[]; /* bytecode; of no use in a frozen build */
 
 /*
  * The engine's memory: power-of-two-ish size classes carved from one reserved region, recycled through free lists,
@@ -24,13 +27,23 @@ extern const uint32_t plugin_bytecode_size;
  */
 #define REGION_BYTES ((size_t)1 << 30) /* reserved address space, not memory */
 #define CLASSES 112
-#define POPULATE_BYTES ((size_t)640 << 10) /* what a call of ADD or DEL touches */
+#define POPULATE_BYTES ((size_t)128 << 10) /* what a call of ADD or DEL touches beside the snapshot */
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* include/uapi/asm-generic/mman-common.h */
 #endif
 
 static uint8_t *region_next, *region_end;
 static struct FreeBlock { struct FreeBlock *next; } *free_lists[CLASSES];
+
+/* First thing in .snapshot. */
+struct Header {
+  uint64_t bytes; /* 0: not frozen yet */
+  JSRuntime *runtime;
+  JSContext *context;
+  struct FreeBlock *free_lists[CLASSES];
+};
+#define HEADER ((struct Header *)snapshot_start)
+#define HEADER_BYTES ((sizeof(struct Header) + 15) & ~(size_t)15)
 
 static unsigned class_of(size_t size) { /* four classes to each power of two, from 16 bytes */
   if (size <= 16) return 0;
@@ -110,21 +123,23 @@ static int report(JSContext *ctx) {
   return 70; /* EX_SOFTWARE: the plugin's own runner turns every error it can see into CNI JSON */
 }
 
-int main(void) {
-  signal(SIGPIPE, SIG_IGN);
+static void reserve_region(void) {
   region_next = mmap(NULL, REGION_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (region_next == MAP_FAILED) {
     fputs("cannot reserve memory for the engine\n", stderr);
-    return 71;
+    exit(71); /* EX_OSERR */
   }
   region_end = region_next + REGION_BYTES;
   madvise(region_next, POPULATE_BYTES, MADV_POPULATE_WRITE); /* Linux 5.14; elsewhere pages come one fault at a time */
-  sqlite3_config(SQLITE_CONFIG_MALLOC, &sql_allocator);
+}
+
+/* An engine with the intrinsics that the plugins use, in which the program has run: a plugin only defined its main. */
+static JSContext *start_engine(void) {
   JSRuntime *rt = JS_NewRuntime2(&host_allocator, NULL);
   JSContext *ctx = rt ? JS_NewContextRaw(rt) : NULL;
   if (!ctx) {
     fputs("cannot start the engine: out of memory\n", stderr);
-    return 71;
+    exit(71);
   }
   JS_SetGCThreshold(rt, (size_t)-1); /* cycles live as long as the process: milliseconds */
   JS_AddIntrinsicBaseObjects(ctx);
@@ -134,14 +149,45 @@ int main(void) {
   JS_AddIntrinsicRegExp(ctx);
   terway_bind_sys(ctx);
   terway_bind_sql(ctx);
-  JSValue program = JS_ReadObject(ctx, plugin_bytecode, plugin_bytecode_size, JS_READ_OBJ_BYTECODE);
-  if (JS_IsException(program)) return report(ctx);
+  JSValue program = JS_ReadObject(ctx, program_start, program_end - program_start, JS_READ_OBJ_BYTECODE);
+  if (JS_IsException(program)) exit(report(ctx));
   /* Evaluating frees the program: keep it, a process that ends with it need not take it apart. */
-  JSValue value = JS_EvalFunction(ctx, JS_DupValue(ctx, program));
-  if (JS_IsException(value)) return report(ctx);
-  JSValue global = JS_GetGlobalObject(ctx), status = JS_GetPropertyStr(ctx, global, "terwayExitStatus");
+  if (JS_IsException(JS_EvalFunction(ctx, JS_DupValue(ctx, program)))) exit(report(ctx));
+  return ctx;
+}
+
+static int freeze(void) {
+  region_next = snapshot_start + HEADER_BYTES;
+  region_end = snapshot_end;
+  JSContext *ctx = start_engine();
+  *HEADER = (struct Header){(uint64_t)(region_next - snapshot_start), JS_GetRuntime(ctx), ctx, {0}};
+  memcpy(HEADER->free_lists, free_lists, sizeof free_lists);
+  return fwrite(snapshot_start, 1, HEADER->bytes, stdout) == HEADER->bytes && !fflush(stdout) ? 0 : 74; /* EX_IOERR */
+}
+
+static JSContext *thaw(void) {
+  madvise(snapshot_start, HEADER->bytes, MADV_POPULATE_WRITE); /* counting references writes to most of it */
+  memcpy(free_lists, HEADER->free_lists, sizeof free_lists);
+  JS_UpdateStackTop(HEADER->runtime);
+  return HEADER->context;
+}
+
+/* Calls what runMain() left; a program that is not frozen may have done everything already. */
+static int run_main(JSContext *ctx) {
+  JSValue global = JS_GetGlobalObject(ctx), main = JS_GetPropertyStr(ctx, global, "terwayMain");
+  if (JS_IsFunction(ctx, main) && JS_IsException(JS_Call(ctx, main, JS_UNDEFINED, 0, NULL))) return report(ctx);
   int32_t code = 70;
-  JS_ToInt32(ctx, &code, status);
+  JS_ToInt32(ctx, &code, JS_GetPropertyStr(ctx, global, "terwayExitStatus"));
+  return code;
+}
+
+int main(int argc, char **argv) {
+  signal(SIGPIPE, SIG_IGN);
+  int frozen = HEADER->bytes != 0;
+  if (!frozen && argc == 2 && !strcmp(argv[1], "--freeze")) return freeze();
+  reserve_region();
+  sqlite3_config(SQLITE_CONFIG_MALLOC, &sql_allocator);
+  int code = run_main(frozen ? thaw() : start_engine());
   fflush(stdout);
   _exit(code); /* nothing to flush, nothing worth freeing */
 }

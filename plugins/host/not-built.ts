@@ -1,8 +1,8 @@
 /** A plugin whose work is not written yet: it says so, and keeps nobody from deleting a pod. */
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
-import type { Handlers } from "../../shared/cni/run-plugin.ts";
+import type { Plugin } from "./plugin.ts";
 
-export function notBuiltYet(plugin: string, remedy: string): Handlers {
+export function notBuiltYet(plugin: string, remedy: string): Plugin {
   const refuse = () => {
     throw new CniFailure(CODE.unsupportedField, `${plugin} of this version cannot set up pods yet`, remedy);
   };

@@ -2,29 +2,16 @@
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import type { CniCall } from "../../shared/cni/run-plugin.ts";
 import { formatMac, tryParseMac } from "../../shared/net/mac.ts";
+import type { InterfaceConfig } from "../interface/work.ts";
 import { placesOf } from "../terway-ipam/config.ts";
 
-export type Mode = "shared" | "vpc";
-
-export interface EniConfig {
-  readonly store: string;
-  readonly logDir: string;
-  readonly mode: Mode;
-  /** Absent: the MTU of the ENI (shared) or of the node (vpc). */
-  readonly mtuBytes: number | undefined;
-  /** Name of the IPAM plugin. */
-  readonly ipamType: string;
-  /** terway-ipam is not run as a program of its own: the same code runs in this process. */
-  readonly ipamInProcess: boolean;
-  /** Asked for by runtimeConfig.mac or args.cni.mac. */
-  readonly podMac: string | undefined;
-}
+export const MODES = ["shared", "vpc"];
 
 /** Smallest that IPv6 allows (RFC 8200), and largest that an ENI carries. */
 const MTU = { least: 1280, most: 9500 };
 
 /** @throws {CniFailure} invalidConfig, naming every fault. */
-export function parseEniConfig(call: CniCall, environment: Readonly<Record<string, string>>): EniConfig {
+export function parseEniConfig(call: CniCall, environment: Readonly<Record<string, string>>): InterfaceConfig {
   const { raw, runtimeConfig, cniArgs } = call.conf;
   const faults: string[] = [];
   const mode = raw.mode ?? "shared";
@@ -54,7 +41,8 @@ export function parseEniConfig(call: CniCall, environment: Readonly<Record<strin
     );
   return {
     ...placesOf(call, environment),
-    mode: mode === "vpc" ? "vpc" : "shared",
+    mode: String(mode),
+    eniKind: mode === "vpc" ? undefined : "shared",
     mtuBytes: typeof mtu === "number" && mtu > 0 ? mtu : undefined,
     ipamType: String(ipam.type),
     ipamInProcess: ipam.type === "terway-ipam" && ipam.exec !== true,

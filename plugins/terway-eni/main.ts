@@ -1,4 +1,16 @@
-import { runMain } from "../host/run-main.ts";
-import { eniHandlers } from "./commands.ts";
+import type { Plugin } from "../host/plugin.ts";
+import { attach } from "../interface/attach.ts";
+import { verify } from "../interface/check.ts";
+import { collect } from "../interface/collect.ts";
+import { lenient, remove } from "../interface/remove.ts";
+import { report } from "../interface/status.ts";
+import { type InterfacePlugin, withWork } from "../interface/work.ts";
+import { MODES, parseEniConfig } from "./config.ts";
 
-runMain("terway-eni", eniHandlers);
+const plugin: InterfacePlugin = { name: "terway-eni", parse: parseEniConfig };
+
+export const add: Plugin["add"] = (call, host) => withWork(plugin, call, host, attach);
+export const del: Plugin["del"] = (call, host) => withWork(plugin, lenient(call, MODES), host, (w) => remove(w, "DEL"));
+export const check: Plugin["check"] = (call, host) => withWork(plugin, call, host, verify);
+export const gc: Plugin["gc"] = (call, host) => withWork(plugin, lenient(call, MODES), host, collect);
+export const status: Plugin["status"] = (call, host) => report(plugin, call, host);

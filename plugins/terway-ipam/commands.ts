@@ -1,4 +1,4 @@
-/** The verbs of terway-ipam. `terway-eni` calls the same functions in its own process. */
+/** The verbs of terway-ipam. The interface plugins call the same functions in their own process. */
 import { leasesOf, poolCounts } from "../../ipam/store/allocate.ts";
 import { releaseAttachment } from "../../ipam/store/attachments.ts";
 import { withBallast } from "../../ipam/store/ballast.ts";
@@ -7,23 +7,18 @@ import { getFacts } from "../../ipam/store/facts.ts";
 import { planGc } from "../../ipam/store/gc.ts";
 import { appendJournal } from "../../ipam/store/journal.ts";
 import type { AttachmentKey } from "../../ipam/store/key.ts";
-import { openStore, type Store, type StoreDeps, StoreError, storeNow, wallClock } from "../../ipam/store/open.ts";
+import { openStore, type Store, StoreError, storeNow, wallClock } from "../../ipam/store/open.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import type { Dns, IpConfig, Result, Route } from "../../shared/cni/result.ts";
-import type { CniCall, Handlers } from "../../shared/cni/run-plugin.ts";
+import type { CniCall } from "../../shared/cni/run-plugin.ts";
 import { cidrContains, parseCidr } from "../../shared/net/cidr.ts";
 import { formatIp, parseIp } from "../../shared/net/ip.ts";
 import { SqlError } from "../../shared/sys/sql.ts";
 import { decodeUtf8 } from "../../shared/sys/sys.ts";
+import type { PluginHost } from "../host/plugin.ts";
 import { type ConfiguredRange, type IpamConfig, parseIpamConfig, parseResolvConf } from "./config.ts";
 import { agentAnswers, cooldownMs, type Lease, takeLease } from "./lease.ts";
-
-export interface PluginHost extends StoreDeps {
-  readonly env: Readonly<Record<string, string>>;
-  /** One line into the plugin's log. */
-  log(logDir: string, fields: Readonly<Record<string, unknown>>): void;
-}
 
 /** GC leaves alone what is younger than this: the runtime made its list before it called us. */
 const GC_GRACE_MS = 30_000;
@@ -135,72 +130,73 @@ export function release(
   );
 }
 
-export function ipamHandlers(host: PluginHost): Handlers {
-  const setUp = (call: CniCall) => {
-    const config = parseIpamConfig(call, host.env);
-    if (config.ignored.length > 0)
-      host.log(config.logDir, {
-        level: "warn",
-        op: call.env.verb,
-        msg: `ipam keys without meaning here: ${config.ignored.join(", ")}`,
-      });
-    return config;
-  };
-  return {
-    add(call) {
-      const config = setUp(call);
-      const key = keyOf(call);
-      const pod = podOf(call);
-      return withStore(host, config, (store) => {
-        const startedMs = storeNow(host.sys);
-        const lease = takeLease(host.sys, store, {
-          key,
-          config,
-          facts: getFacts(store.db),
-          pod,
-          inSameTransaction: (leases) =>
-            appendJournal(store.db, {
-              at: wallClock(host.sys),
-              actor: "terway-ipam",
-              op: "ADD",
-              ...key,
-              pod: pod && `${pod.namespace}/${pod.name}`,
-              outcome: "ok",
-              durationMs: storeNow(host.sys) - startedMs,
-              detail: leases.map((l) => l.address).join(" "),
-            }),
-        });
-        try {
-          return ipamResult(host, config, lease, (id) => getEni(store.db, id));
-        } catch (error) {
-          release(host, store, config, key, "ADD undone");
-          throw error;
-        }
-      });
-    },
-    del(call) {
-      // A configuration that has become wrong must not keep an address.
-      const config = lenientConfig(call, host);
-      withStore(host, config, (store) => release(host, store, config, keyOf(call), "DEL"));
-    },
-    check(call) {
-      const config = setUp(call);
-      withStore(host, config, (store) => checkLease(store, call));
-    },
-    gc(call) {
-      const config = setUp(call);
-      const valid = call.conf.validAttachments;
-      if (valid === undefined) return;
-      withStore(host, config, (store) => {
-        for (const key of planGc(store.db, call.conf.name, valid, storeNow(host.sys) - GC_GRACE_MS))
-          release(host, store, config, key, "GC");
-      });
-    },
-    status(call) {
-      const config = setUp(call);
-      withStore(host, config, (store) => checkStatus(host, store, config));
-    },
-  };
+function setUp(call: CniCall, host: PluginHost): IpamConfig {
+  const config = parseIpamConfig(call, host.env);
+  if (config.ignored.length > 0)
+    host.log(config.logDir, {
+      level: "warn",
+      op: call.env.verb,
+      msg: `ipam keys without meaning here: ${config.ignored.join(", ")}`,
+    });
+  return config;
+}
+
+export function add(call: CniCall, host: PluginHost): Result {
+  const config = setUp(call, host);
+  const key = keyOf(call);
+  const pod = podOf(call);
+  return withStore(host, config, (store) => {
+    const startedMs = storeNow(host.sys);
+    const lease = takeLease(host.sys, store, {
+      key,
+      config,
+      facts: getFacts(store.db),
+      pod,
+      inSameTransaction: (leases) =>
+        appendJournal(store.db, {
+          at: wallClock(host.sys),
+          actor: "terway-ipam",
+          op: "ADD",
+          ...key,
+          pod: pod && `${pod.namespace}/${pod.name}`,
+          outcome: "ok",
+          durationMs: storeNow(host.sys) - startedMs,
+          detail: leases.map((l) => l.address).join(" "),
+        }),
+    });
+    try {
+      return ipamResult(host, config, lease, (id) => getEni(store.db, id));
+    } catch (error) {
+      release(host, store, config, key, "ADD undone");
+      throw error;
+    }
+  });
+}
+
+export function del(call: CniCall, host: PluginHost): void {
+  // A configuration that has become wrong must not keep an address.
+  const config = lenientConfig(call, host);
+  withStore(host, config, (store) => release(host, store, config, keyOf(call), "DEL"));
+}
+
+export function check(call: CniCall, host: PluginHost): void {
+  const config = setUp(call, host);
+  withStore(host, config, (store) => checkLease(store, call));
+}
+
+export function gc(call: CniCall, host: PluginHost): void {
+  const config = setUp(call, host);
+  const valid = call.conf.validAttachments;
+  if (valid === undefined) return;
+  withStore(host, config, (store) => {
+    for (const key of planGc(store.db, call.conf.name, valid, storeNow(host.sys) - GC_GRACE_MS))
+      release(host, store, config, key, "GC");
+  });
+}
+
+export function status(call: CniCall, host: PluginHost): void {
+  const config = setUp(call, host);
+  withStore(host, config, (store) => checkStatus(host, store, config));
 }
 
 function lenientConfig(call: CniCall, host: PluginHost): IpamConfig {

@@ -1,4 +1,1 @@
-import { runMain } from "../host/run-main.ts";
-import { ipamHandlers } from "./commands.ts";
-
-runMain("terway-ipam", ipamHandlers);
+export { add, check, del, gc, status } from "./commands.ts";

@@ -1,4 +1,3 @@
 import { notBuiltYet } from "../host/not-built.ts";
-import { runMain } from "../host/run-main.ts";
 
-runMain("terway-policy", () => notBuiltYet("terway-policy", "take terway-policy out of the conflist"));
+export const { add, del, check, gc, status } = notBuiltYet("terway-policy", "take terway-policy out of the conflist");

@@ -1,4 +1,3 @@
 import { notBuiltYet } from "../host/not-built.ts";
-import { runMain } from "../host/run-main.ts";
 
-runMain("terway-trunk", () => notBuiltYet("terway-trunk", "use terway-eni in mode shared"));
+export const { add, del, check, gc, status } = notBuiltYet("terway-trunk", "use terway-eni in mode shared");

@@ -15,6 +15,7 @@ interface EngineGlobals {
   readonly terwaySys: RawSys;
   readonly terwaySql: RawSql;
   terwayExitStatus: number;
+  terwayMain: () => void;
 }
 
 const engine = globalThis as unknown as EngineGlobals;
@@ -26,6 +27,11 @@ export const quickjsSys = createSys(engine.terwaySys);
 /** The status with which the process will exit once the program has run to its end. */
 export function setExitStatus(status: number): void {
   engine.terwayExitStatus = status;
+}
+
+/** What the executable calls after everything has been defined, perhaps in another process (see plugins/host/main.c). */
+export function setMain(main: () => void): void {
+  engine.terwayMain = main;
 }
 
 function guard<T>(work: () => T): T {

@@ -2,15 +2,13 @@
 import type { Eni } from "../../ipam/store/enis.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { eniRequests } from "../../shared/datapath/eni-link.ts";
-import { readKernelView } from "../../shared/datapath/kernel-view.ts";
 import { hostRequests, type PodLink, podRequests, sweepRequests, vethRequest } from "../../shared/datapath/pod-link.ts";
 import { sweepAddresses } from "../../shared/datapath/sweep.ts";
-import { hostProblems, podProblems } from "../../shared/datapath/verify.ts";
 import { parseIp } from "../../shared/net/ip.ts";
 import { formatMac } from "../../shared/net/mac.ts";
 import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
 import { deleteLink } from "../../shared/netlink/delete-link.ts";
-import { getLink, linkIndexOf, parseLink } from "../../shared/netlink/rtnl/link.ts";
+import { getLink, isUp, linkIndexOf, parseLink } from "../../shared/netlink/rtnl/link.ts";
 import { NetlinkError, type NetlinkSocket, type Outcome, openNetlink } from "../../shared/netlink/socket.ts";
 import { NETLINK_NETFILTER } from "../../shared/netlink/uapi/netlink.ts";
 import { isErrno, type Sys } from "../../shared/sys/sys.ts";
@@ -105,11 +103,15 @@ export function forgetConnections(sys: Sys, addresses: readonly string[]): void 
   }
 }
 
-/** Everything that differs from the plan, in the pod and on the node. */
-export function vethProblems(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodLink): string[] {
+/** Whether both ends are there and up: what an ADD that comes again looks at. CHECK looks at everything. */
+export function isBuilt(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodLink): boolean {
   const pod = openNetlink(sys, undefined, { netnsFd: netns.fd, ownNetnsFd: netns.ownFd });
   try {
-    return [...podProblems(link, readKernelView(pod)), ...hostProblems(link, readKernelView(host))];
+    const found = [
+      ...host.transact([getLink({ name: link.hostIfname })]),
+      ...pod.transact([getLink({ name: link.podIfname })]),
+    ];
+    return found.every((outcome) => outcome.ok && outcome.replies.some((reply) => isUp(parseLink(reply))));
   } finally {
     pod.close();
   }

@@ -1,0 +1,222 @@
+/** Making an attachment: addresses, a row in the store that says what will be built, and then the kernel. */
+import { type Leased, leasesOf } from "../../ipam/store/allocate.ts";
+import {
+  type Attachment,
+  getAttachment,
+  hostIfnameTaken,
+  markReady,
+  othersInNetns,
+  putAttachment,
+} from "../../ipam/store/attachments.ts";
+import { type Eni, getEni, setEniLink } from "../../ipam/store/enis.ts";
+import { getFacts, type NodeFacts } from "../../ipam/store/facts.ts";
+import { storeNow, wallClock } from "../../ipam/store/open.ts";
+import { inTransaction } from "../../ipam/store/transaction.ts";
+import { CniFailure, CODE } from "../../shared/cni/failure.ts";
+import type { Result } from "../../shared/cni/result.ts";
+import { asFailure } from "../../shared/cni/run-plugin.ts";
+import type { PodLink } from "../../shared/datapath/pod-link.ts";
+import { writeSysctl } from "../../shared/netlink/sysctl.ts";
+import { ipamResult, podOf } from "../terway-ipam/commands.ts";
+import { parseIpamConfig } from "../terway-ipam/config.ts";
+import { rangeSets, takeLease } from "../terway-ipam/lease.ts";
+import { journal, journalRow } from "./journal.ts";
+import { buildVeth, forgetConnections, isBuilt, prepareEni } from "./kernel.ts";
+import { openPodNetns, type PodNetns } from "./netns.ts";
+import { hostIfnameOf, planPodLink, resultOf, routedAddresses, sharedAddresses } from "./plan.ts";
+import { undo } from "./remove.ts";
+import { runIpam, type Work } from "./work.ts";
+
+const DEFAULT_MTU = 1500;
+
+/** ADD, the same for every interface plugin. Undoes what it did when it fails half-way. */
+export function attach(w: Work): Result {
+  const { sys } = w.host;
+  const startedMs = storeNow(sys);
+  const netns = openPodNetns(sys, w.call.env.netns);
+  const before = getAttachment(w.store.db, w.key);
+  const done = before && alreadyDone(w, before, netns);
+  if (done) return done;
+  const facts = getFacts(w.store.db);
+  let planned: Planned & { readonly ipam: Result };
+  try {
+    planned = obtain(w, netns, facts);
+  } catch (error) {
+    journal(w, { op: "ADD", startedMs, failure: asFailure(error) });
+    throw error;
+  }
+  const leasedMs = storeNow(sys);
+  try {
+    prepareOnce(w, planned);
+    forgetConnections(
+      sys,
+      planned.link.addresses.map((a) => a.address),
+    );
+    buildVeth(sys, w.nl, netns, planned.link);
+    const builtMs = storeNow(sys);
+    inTransaction(w.store.db, () => {
+      markReady(w.store.db, w.key);
+      const phases = `addresses ${(leasedMs - startedMs).toFixed(2)} ms, kernel ${(builtMs - leasedMs).toFixed(2)} ms`;
+      const detail = `${planned.link.addresses.map((a) => a.address).join(" ")}: ${phases}`;
+      journalRow(w, { op: "ADD", startedMs, detail });
+    });
+    return resultOf(planned.link, netns.path, planned.ipam);
+  } catch (error) {
+    undo(w, planned.link);
+    journal(w, { op: "ADD", startedMs, failure: asFailure(error) });
+    throw error;
+  }
+}
+
+/** ADD came twice for one attachment: the same answer, if what was built is still there. */
+function alreadyDone(w: Work, before: Attachment, netns: PodNetns): Result | undefined {
+  if (
+    before.state !== "ready" ||
+    before.netnsIno !== netns.ino ||
+    before.netnsDev !== netns.dev ||
+    before.datapath === undefined
+  )
+    return undefined;
+  const link = JSON.parse(before.datapath) as PodLink;
+  return isBuilt(w.host.sys, w.nl, netns, link) ? resultOf(link, netns.path, {}) : undefined;
+}
+
+interface Planned {
+  readonly link: PodLink;
+  /** Owner of the addresses, in mode shared. */
+  readonly eni: Eni | undefined;
+}
+
+/** Addresses and the attachment's row, in one transaction where IPAM runs in this process. */
+function obtain(w: Work, netns: PodNetns, facts: Partial<NodeFacts>): Planned & { readonly ipam: Result } {
+  const { host, call, config, store, key } = w;
+  refuseOthersNetns(w, netns);
+  if (config.ipamInProcess) {
+    const ipamConfig = parseIpamConfig(call, host.env);
+    let planned: (Planned & { readonly ipam: Result }) | undefined;
+    takeLease(host.sys, store, {
+      key,
+      config: ipamConfig,
+      facts,
+      pod: podOf(call),
+      inSameTransaction(leases) {
+        const eni = config.eniKind !== undefined ? eniOfLeases(w, leases) : undefined;
+        const sets = eni ? [] : (rangeSets(facts, ipamConfig) ?? []);
+        const ipam = ipamResult(host, ipamConfig, { leases, sets }, () => eni);
+        planned = { ...record(w, netns, facts, leases, eni, ipam), ipam };
+      },
+    });
+    if (planned === undefined) throw new Error("addresses were leased without a plan");
+    return planned;
+  }
+  const ipam = runIpam(host, call, config, "ADD") ?? {};
+  try {
+    return inTransaction(store.db, () => {
+      const leases = leasesOf(store.db, key);
+      const eni = config.eniKind !== undefined ? eniOfLeases(w, leases) : undefined;
+      return { ...record(w, netns, facts, leases, eni, ipam), ipam };
+    });
+  } catch (error) {
+    runIpam(host, call, config, "DEL");
+    throw error;
+  }
+}
+
+/** Plans the veth and writes it down before anything is built. Inside a transaction. */
+function record(
+  w: Work,
+  netns: PodNetns,
+  facts: Partial<NodeFacts>,
+  leases: readonly Leased[],
+  eni: Eni | undefined,
+  ipam: Result,
+): Planned {
+  const { call, config, store, key } = w;
+  const addresses = eni ? sharedAddresses(leases, () => eni) : routedAddresses(ipam.ips ?? []);
+  const limit = eni?.mtu ?? Number(facts.node_mtu ?? DEFAULT_MTU);
+  if (config.mtuBytes !== undefined && config.mtuBytes > limit) {
+    throw new CniFailure(
+      CODE.invalidConfig,
+      `mtu ${config.mtuBytes} is larger than the ${limit} bytes of ${eni ? `ENI ${eni.id}` : "the node's ENI"}`,
+      "lower mtu in the conflist, or leave it out",
+    );
+  }
+  let salt = 0;
+  while (hostIfnameTaken(store.db, hostIfnameOf(key, salt), key)) salt += 1;
+  const link = planPodLink({
+    key,
+    hostIfname: hostIfnameOf(key, salt),
+    podMac: config.podMac,
+    mtuBytes: config.mtuBytes ?? limit,
+    addresses,
+    nodeIps: [facts.node_ip, facts.node_ip6].filter((ip) => ip !== undefined && ip !== "") as string[],
+  });
+  const pod = podOf(call);
+  putAttachment(store.db, {
+    ...key,
+    netns: netns.path,
+    netnsDev: netns.dev,
+    netnsIno: netns.ino,
+    podNamespace: pod?.namespace,
+    podName: pod?.name,
+    podUid: pod?.uid,
+    plugin: w.plugin.name,
+    mode: config.mode,
+    eniId: eni?.id,
+    hostIfname: link.hostIfname,
+    datapath: JSON.stringify(link),
+    state: "building",
+    createdMs: storeNow(w.host.sys),
+    at: wallClock(w.host.sys),
+  });
+  return { link, eni };
+}
+
+function eniOfLeases(w: Work, leases: readonly Leased[]): Eni {
+  const id = leases[0]?.eniId;
+  const eni = id === undefined ? undefined : getEni(w.store.db, id);
+  if (eni === undefined) {
+    throw new CniFailure(
+      CODE.store,
+      `the address of ${w.key.containerId} belongs to no ENI in the store`,
+      "use terway-ipam without ranges in mode shared",
+    );
+  }
+  return eni;
+}
+
+/** A namespace in which another living container was attached is somebody else's. */
+function refuseOthersNetns(w: Work, netns: PodNetns): void {
+  for (const other of othersInNetns(w.store.db, w.key, netns.dev, netns.ino)) {
+    const stat = w.host.sys.stat(other.netns);
+    // Inode numbers of dead namespaces come again; a path that still leads here does not lie.
+    if (stat?.ino === netns.ino && stat.dev === netns.dev && other.netns !== netns.path) {
+      throw new CniFailure(
+        CODE.invalidEnvironment,
+        `CNI_NETNS ${netns.path} is the network namespace of container ${other.containerId}`,
+        "check the runtime: each sandbox has its own",
+      );
+    }
+  }
+}
+
+/** After a boot the ENI's link has no routes until the agent is up; a pod need not wait for it. */
+function prepareOnce(w: Work, { link, eni }: Planned): void {
+  const { store, host } = w;
+  if (eni === undefined || eni.preparedBoot === store.bootId) return;
+  enableForwarding(w, link);
+  const prepared = prepareEni(w.nl, eni);
+  inTransaction(store.db, () =>
+    setEniLink(store.db, eni.id, { ...prepared, mtu: eni.mtu, preparedBoot: store.bootId }),
+  );
+  host.log(w.config.logDir, {
+    level: "info",
+    op: "ADD",
+    msg: `set up ENI ${eni.id} (${prepared.ifname}) after a boot, before the agent`,
+  });
+}
+
+function enableForwarding(w: Work, link: PodLink): void {
+  writeSysctl(w.host.sys, "net/ipv4/ip_forward", "1");
+  if (link.addresses.some((a) => a.address.includes(":"))) writeSysctl(w.host.sys, "net/ipv6/conf/all/forwarding", "1");
+}

@@ -1,0 +1,72 @@
+/** Taking an attachment away: DEL, GC, and the undoing of an ADD that failed. */
+import { leasesOf } from "../../ipam/store/allocate.ts";
+import { getAttachment, hostIfnameTaken } from "../../ipam/store/attachments.ts";
+import { storeNow } from "../../ipam/store/open.ts";
+import type { CniFailure } from "../../shared/cni/failure.ts";
+import { asFailure, type CniCall } from "../../shared/cni/run-plugin.ts";
+import type { PodLink } from "../../shared/datapath/pod-link.ts";
+import { release } from "../terway-ipam/commands.ts";
+import { journal } from "./journal.ts";
+import { forgetConnections, removeVeth } from "./kernel.ts";
+import { hostIfnameOf } from "./plan.ts";
+import { runIpam, type Work } from "./work.ts";
+
+/** A configuration that became wrong must not keep a pod from being deleted: only what DEL needs is read. */
+export function lenient(call: CniCall, modes: readonly string[]): CniCall {
+  const { mode, mtu: _mtu, ...raw } = call.conf.raw;
+  const known = modes.includes(String(mode)) ? { mode } : {};
+  const ipam = typeof raw.ipam === "object" && raw.ipam !== null ? raw.ipam : { type: "terway-ipam" };
+  return { ...call, conf: { ...call.conf, raw: { ...raw, ...known, ipam }, runtimeConfig: {}, cniArgs: {} } };
+}
+
+/** Every step runs; the first failure is told. The addresses come free even when the kernel balks: they cool down. */
+export function remove(w: Work, op: "DEL" | "GC"): void {
+  const startedMs = storeNow(w.host.sys);
+  const before = getAttachment(w.store.db, w.key);
+  const link = before?.datapath === undefined ? undefined : (JSON.parse(before.datapath) as PodLink);
+  const addresses = link ? link.addresses.map((a) => a.address) : leasesOf(w.store.db, w.key).map((l) => l.address);
+  const hostIfname = link?.hostIfname ?? hostIfnameOf(w.key, 0);
+  let failure: CniFailure | undefined;
+  const attempt = (step: () => void) => {
+    try {
+      step();
+    } catch (error) {
+      failure ??= asFailure(error);
+    }
+  };
+  // Without a row the name is only a guess: another key may have it by right.
+  if (link !== undefined || !hostIfnameTaken(w.store.db, hostIfname, w.key))
+    attempt(() => removeVeth(w.host.sys, w.nl, hostIfname, addresses));
+  if (addresses.length > 0) attempt(() => forgetConnections(w.host.sys, addresses));
+  if (failure === undefined) attempt(() => giveBack(w));
+  if (before !== undefined || failure !== undefined)
+    journal(w, { op, startedMs, failure, detail: addresses.join(" "), before });
+  if (failure !== undefined) throw failure;
+}
+
+/** Takes back what a failed ADD made. What cannot be taken back now is left to DEL and to the agent's sweep. */
+export function undo(w: Work, link: PodLink): void {
+  const addresses = link.addresses.map((a) => a.address);
+  for (const step of [() => removeVeth(w.host.sys, w.nl, link.hostIfname, addresses), () => giveBack(w)]) {
+    try {
+      step();
+    } catch (error) {
+      w.host.log(w.config.logDir, {
+        level: "error",
+        op: "ADD",
+        containerId: w.key.containerId,
+        msg: `undo: ${asFailure(error).message}`,
+      });
+    }
+  }
+}
+
+function giveBack(w: Work): void {
+  if (!w.config.ipamInProcess) runIpam(w.host, w.call, w.config, "DEL");
+  release(w.host, w.store, { cooldownMs: cooldownOf(w) }, w.key, undefined);
+}
+
+function cooldownOf(w: Work): number | undefined {
+  const seconds = (w.call.conf.raw.ipam as { cooldownSeconds?: unknown } | undefined)?.cooldownSeconds;
+  return typeof seconds === "number" && seconds >= 0 ? seconds * 1000 : undefined;
+}

@@ -1,0 +1,11 @@
+/** STATUS: an interface plugin is as ready as its IPAM plugin. */
+import type { CniCall } from "../../shared/cni/run-plugin.ts";
+import type { PluginHost } from "../host/plugin.ts";
+import { status as ipamStatus } from "../terway-ipam/commands.ts";
+import { type InterfacePlugin, runIpam } from "./work.ts";
+
+export function report(plugin: InterfacePlugin, call: CniCall, host: PluginHost): void {
+  const config = plugin.parse(call, host.env);
+  if (config.ipamInProcess) ipamStatus(call, host);
+  else runIpam(host, call, config, "STATUS");
+}
