@@ -110,15 +110,9 @@ export function markReady(db: SqlHandle, key: AttachmentKey): void {
   db.run("UPDATE attachment SET state = 'ready' WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key));
 }
 
-/** Attachments of other containers that were made in the namespace with this identity. */
-export function othersInNetns(db: SqlHandle, key: AttachmentKey, dev: number, ino: number): Attachment[] {
-  return db
-    .all("SELECT * FROM attachment WHERE netns_ino = ? AND netns_dev = ? AND container_id <> ?", [
-      ino,
-      dev,
-      key.containerId,
-    ])
-    .map(fromRow);
+/** Attachments that were made in the namespace with this identity. */
+export function attachmentsInNetns(db: SqlHandle, dev: number, ino: number): Attachment[] {
+  return db.all("SELECT * FROM attachment WHERE netns_ino = ? AND netns_dev = ?", [ino, dev]).map(fromRow);
 }
 
 /** Who else has this name for its host interface. */

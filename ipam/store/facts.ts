@@ -12,6 +12,8 @@ export interface NodeFacts {
   readonly node_ip6: string;
   /** JSON list of CIDRs: the pod ranges of this node in VPC mode. */
   readonly pod_cidrs: string;
+  /** JSON list of CIDRs: Services, and what else pods with an uplink reach through the node. */
+  readonly via_node: string;
   /** Unix datagram name on which the agent listens. */
   readonly agent_socket: string;
   readonly cooldown_ms: string;

@@ -2,28 +2,31 @@
 import { type Leased, leasesOf } from "../../ipam/store/allocate.ts";
 import {
   type Attachment,
+  attachmentsInNetns,
   getAttachment,
   hostIfnameTaken,
   markReady,
-  othersInNetns,
   putAttachment,
 } from "../../ipam/store/attachments.ts";
 import { type Eni, getEni, setEniLink } from "../../ipam/store/enis.ts";
 import { getFacts, type NodeFacts } from "../../ipam/store/facts.ts";
+import type { AttachmentKey } from "../../ipam/store/key.ts";
 import { storeNow, wallClock } from "../../ipam/store/open.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import type { Result } from "../../shared/cni/result.ts";
 import { asFailure } from "../../shared/cni/run-plugin.ts";
-import type { PodLink } from "../../shared/datapath/pod-link.ts";
+import { POD_TABLE_BASE } from "../../shared/datapath/constants.ts";
+import type { PodAddress, PodLink, Uplink } from "../../shared/datapath/pod-link.ts";
 import { writeSysctl } from "../../shared/netlink/sysctl.ts";
 import { ipamResult, podOf } from "../terway-ipam/commands.ts";
 import { parseIpamConfig } from "../terway-ipam/config.ts";
 import { rangeSets, takeLease } from "../terway-ipam/lease.ts";
+import type { InterfaceConfig } from "./config.ts";
 import { journal, journalRow } from "./journal.ts";
-import { buildVeth, forgetConnections, isBuilt, prepareEni } from "./kernel.ts";
+import { build, forgetConnections, isBuilt, prepareEni } from "./kernel.ts";
 import { openPodNetns, type PodNetns } from "./netns.ts";
-import { hostIfnameOf, planPodLink, resultOf, routedAddresses, sharedAddresses } from "./plan.ts";
+import { hostIfnameOf, planPodLink, resultOf, routedAddresses, sharedAddresses, uplinkAddresses } from "./plan.ts";
 import { undo } from "./remove.ts";
 import { runIpam, type Work } from "./work.ts";
 
@@ -52,7 +55,7 @@ export function attach(w: Work): Result {
       sys,
       planned.link.addresses.map((a) => a.address),
     );
-    buildVeth(sys, w.nl, netns, planned.link);
+    build(sys, w.nl, netns, planned.link);
     const builtMs = storeNow(sys);
     inTransaction(w.store.db, () => {
       markReady(w.store.db, w.key);
@@ -62,7 +65,7 @@ export function attach(w: Work): Result {
     });
     return resultOf(planned.link, netns.path, planned.ipam);
   } catch (error) {
-    undo(w, planned.link);
+    undo(w, netns, planned.link);
     journal(w, { op: "ADD", startedMs, failure: asFailure(error) });
     throw error;
   }
@@ -83,8 +86,8 @@ function alreadyDone(w: Work, before: Attachment, netns: PodNetns): Result | und
 
 interface Planned {
   readonly link: PodLink;
-  /** Owner of the addresses, in mode shared. */
-  readonly eni: Eni | undefined;
+  /** The ENI whose link on the node carries the pod's packets; undefined: none, or it moves into the pod. */
+  readonly carrier: Eni | undefined;
 }
 
 /** Addresses and the attachment's row, in one transaction where IPAM runs in this process. */
@@ -99,6 +102,7 @@ function obtain(w: Work, netns: PodNetns, facts: Partial<NodeFacts>): Planned & 
       config: ipamConfig,
       facts,
       pod: podOf(call),
+      only: config.eniKind === undefined ? undefined : { kinds: [config.eniKind] },
       inSameTransaction(leases) {
         const eni = config.eniKind !== undefined ? eniOfLeases(w, leases) : undefined;
         const sets = eni ? [] : (rangeSets(facts, ipamConfig) ?? []);
@@ -122,7 +126,7 @@ function obtain(w: Work, netns: PodNetns, facts: Partial<NodeFacts>): Planned & 
   }
 }
 
-/** Plans the veth and writes it down before anything is built. Inside a transaction. */
+/** Plans the links and writes them down before anything is built. Inside a transaction. */
 function record(
   w: Work,
   netns: PodNetns,
@@ -132,12 +136,12 @@ function record(
   ipam: Result,
 ): Planned {
   const { call, config, store, key } = w;
-  const addresses = eni ? sharedAddresses(leases, () => eni) : routedAddresses(ipam.ips ?? []);
-  const limit = eni?.mtu ?? Number(facts.node_mtu ?? DEFAULT_MTU);
+  const carrier = eni && carrierOf(w, eni);
+  const limit = carrier?.mtu ?? Number(facts.node_mtu ?? DEFAULT_MTU);
   if (config.mtuBytes !== undefined && config.mtuBytes > limit) {
     throw new CniFailure(
       CODE.invalidConfig,
-      `mtu ${config.mtuBytes} is larger than the ${limit} bytes of ${eni ? `ENI ${eni.id}` : "the node's ENI"}`,
+      `mtu ${config.mtuBytes} is larger than the ${limit} bytes of ${carrier ? `ENI ${carrier.id}` : "the node's ENI"}`,
       "lower mtu in the conflist, or leave it out",
     );
   }
@@ -148,8 +152,10 @@ function record(
     hostIfname: hostIfnameOf(key, salt),
     podMac: config.podMac,
     mtuBytes: config.mtuBytes ?? limit,
-    addresses,
+    addresses: addressesOf(config, leases, eni, ipam),
     nodeIps: [facts.node_ip, facts.node_ip6].filter((ip) => ip !== undefined && ip !== "") as string[],
+    uplink: eni && carrier && uplinkOf(config, facts, eni, carrier),
+    podTable: podTableFor(w, netns),
   });
   const pod = podOf(call);
   putAttachment(store.db, {
@@ -169,7 +175,65 @@ function record(
     createdMs: storeNow(w.host.sys),
     at: wallClock(w.host.sys),
   });
-  return { link, eni };
+  return { link, carrier: config.uplink === "eni" ? undefined : carrier };
+}
+
+function addressesOf(
+  config: InterfaceConfig,
+  leases: readonly Leased[],
+  eni: Eni | undefined,
+  ipam: Result,
+): PodAddress[] {
+  if (eni === undefined) return routedAddresses(ipam.ips ?? []);
+  return config.uplink === undefined ? sharedAddresses(leases, () => eni) : uplinkAddresses(leases, eni);
+}
+
+/** The ENI whose link is on the node: of a member, its trunk. */
+function carrierOf(w: Work, eni: Eni): Eni {
+  if (eni.kind !== "member") return eni;
+  const trunk = eni.trunkId === undefined ? undefined : getEni(w.store.db, eni.trunkId);
+  if (trunk === undefined || eni.vlanId === undefined || eni.vlanId < 1 || eni.vlanId > 4094) {
+    throw new CniFailure(
+      CODE.store,
+      trunk === undefined
+        ? `member ENI ${eni.id} belongs to the trunk ENI ${eni.trunkId ?? "?"}, which is not in the store`
+        : `member ENI ${eni.id} has VLAN id ${eni.vlanId ?? "none"}, want 1 to 4094`,
+      "the agent reads trunk and members from the cloud: see its log",
+    );
+  }
+  return trunk;
+}
+
+function uplinkOf(
+  config: InterfaceConfig,
+  facts: Partial<NodeFacts>,
+  eni: Eni,
+  carrier: Eni,
+): Omit<Uplink, "vethIfname"> | undefined {
+  if (config.uplink === undefined) return undefined;
+  return {
+    kind: config.uplink,
+    mac: eni.mac,
+    parentMac: carrier.mac,
+    viaNode: [...config.viaNode, ...(JSON.parse(facts.via_node ?? "[]") as string[])],
+    ...(config.uplink === "eni" && eni.ifname !== undefined ? { eniIfname: eni.ifname } : {}),
+    ...(config.uplink === "vlan" && eni.vlanId !== undefined ? { vlanId: eni.vlanId } : {}),
+  };
+}
+
+/** The pod's first interface has its routes in main, the others in tables of their own. */
+function podTableFor(w: Work, netns: PodNetns): number | undefined {
+  const others = attachmentsInNetns(w.store.db, netns.dev, netns.ino).filter((a) => isSibling(a, w.key));
+  if (others.length === 0) return undefined;
+  const taken = others.map((a) => (JSON.parse(a.datapath ?? "{}") as Partial<PodLink>).podTable);
+  if (!taken.includes(undefined)) return undefined;
+  let table = POD_TABLE_BASE;
+  while (taken.includes(table)) table += 1;
+  return table;
+}
+
+function isSibling(a: Attachment, key: AttachmentKey): boolean {
+  return a.containerId === key.containerId && !(a.network === key.network && a.ifname === key.ifname);
 }
 
 function eniOfLeases(w: Work, leases: readonly Leased[]): Eni {
@@ -187,7 +251,8 @@ function eniOfLeases(w: Work, leases: readonly Leased[]): Eni {
 
 /** A namespace in which another living container was attached is somebody else's. */
 function refuseOthersNetns(w: Work, netns: PodNetns): void {
-  for (const other of othersInNetns(w.store.db, w.key, netns.dev, netns.ino)) {
+  for (const other of attachmentsInNetns(w.store.db, netns.dev, netns.ino)) {
+    if (other.containerId === w.key.containerId) continue;
     const stat = w.host.sys.stat(other.netns);
     // Inode numbers of dead namespaces come again; a path that still leads here does not lie.
     if (stat?.ino === netns.ino && stat.dev === netns.dev && other.netns !== netns.path) {
@@ -201,7 +266,7 @@ function refuseOthersNetns(w: Work, netns: PodNetns): void {
 }
 
 /** After a boot the ENI's link has no routes until the agent is up; a pod need not wait for it. */
-function prepareOnce(w: Work, { link, eni }: Planned): void {
+function prepareOnce(w: Work, { link, carrier: eni }: Planned): void {
   const { store, host } = w;
   if (eni === undefined || eni.preparedBoot === store.bootId) return;
   enableForwarding(w, link);

@@ -50,6 +50,16 @@ export function openPodNetns(sys: Sys, path: string): PodNetns {
   return { path, fd, ownFd, dev: stat.dev, ino: stat.ino };
 }
 
+/** For DEL: the namespace that this attachment was made in, if it still is at its path; another one is not touched. */
+export function findPodNetns(
+  sys: Sys,
+  made: { readonly netns: string; readonly netnsDev: number | undefined; readonly netnsIno: number | undefined },
+): PodNetns | undefined {
+  const stat = made.netns === "" ? undefined : sys.stat(made.netns);
+  if (stat?.fsMagic !== NSFS_MAGIC || stat.ino !== made.netnsIno || stat.dev !== made.netnsDev) return undefined;
+  return openPodNetns(sys, made.netns);
+}
+
 function lock(sys: Sys, fd: number, path: string): void {
   const deadline = sys.clock(CLOCK_MONOTONIC) + LOCK_WAIT_MS;
   for (;;) {

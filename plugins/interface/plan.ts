@@ -1,11 +1,12 @@
-/** What a pod's veth will be: names, MAC addresses, gateways and tables. Pure. */
+/** What a pod's interface will be: names, MAC addresses, gateways and tables. Pure. */
 import type { Leased } from "../../ipam/store/allocate.ts";
 import type { Eni } from "../../ipam/store/enis.ts";
 import type { AttachmentKey } from "../../ipam/store/key.ts";
 import type { IpConfig, Result } from "../../shared/cni/result.ts";
 import { HOST_IFNAME_PREFIX, POD_GATEWAY4, POD_GATEWAY6 } from "../../shared/datapath/constants.ts";
 import { routeTableOf } from "../../shared/datapath/eni-link.ts";
-import type { PodAddress, PodLink } from "../../shared/datapath/pod-link.ts";
+import { type PodAddress, type PodLink, type Uplink, uplinkMac, vethEndOf } from "../../shared/datapath/pod-link.ts";
+import { parseCidr } from "../../shared/net/cidr.ts";
 import { hash128, toHex } from "../../shared/net/hash.ts";
 import { formatIp } from "../../shared/net/ip.ts";
 import { formatMac, localMac } from "../../shared/net/mac.ts";
@@ -28,6 +29,16 @@ export function sharedAddresses(leases: readonly Leased[], eniOf: (id: string) =
   }));
 }
 
+/** Of an uplink: the vSwitch is on the link, its gateway answers for itself. @throws {Error} An ENI without a gateway. */
+export function uplinkAddresses(leases: readonly Leased[], eni: Eni): PodAddress[] {
+  return leases.map((l) => {
+    const [cidr, gateway] = l.family === 4 ? [eni.cidr4, eni.gateway4] : [eni.cidr6, eni.gateway6];
+    if (cidr === undefined || gateway === undefined)
+      throw new Error(`ENI ${eni.id} has the address ${l.address} in a vSwitch without an IPv${l.family} range`);
+    return { address: l.address, prefixLength: parseCidr(cidr).prefixLength, gateway };
+  });
+}
+
 /** From the result of any IPAM plugin: its mask and gateway stay. */
 export function routedAddresses(ips: readonly IpConfig[]): PodAddress[] {
   return ips.map((ip) => {
@@ -48,10 +59,17 @@ export interface LinkInputs {
   readonly mtuBytes: number;
   readonly addresses: readonly PodAddress[];
   readonly nodeIps: readonly string[];
+  readonly uplink?: Omit<Uplink, "vethIfname"> | undefined;
+  readonly podTable?: number | undefined;
+}
+
+/** As users of Terway know it beside eth0; of other interfaces, a name that says whose it is. */
+function vethIfnameOf(ifname: string): string {
+  return ifname === "eth0" ? "veth1" : `v${ifname}`.slice(0, 15);
 }
 
 export function planPodLink(inputs: LinkInputs): PodLink {
-  const { key, hostIfname, mtuBytes, addresses, nodeIps } = inputs;
+  const { key, hostIfname, mtuBytes, addresses, nodeIps, uplink, podTable } = inputs;
   return {
     version: 1,
     hostIfname,
@@ -61,18 +79,26 @@ export function planPodLink(inputs: LinkInputs): PodLink {
     mtuBytes,
     addresses,
     nodeIps,
+    ...(uplink ? { uplink: { ...uplink, vethIfname: vethIfnameOf(key.ifname) } } : {}),
+    ...(podTable === undefined ? {} : { podTable }),
   };
 }
 
-/** The result of ADD: host end, pod end, addresses on the pod end, default routes. */
+/** The result of ADD: host end, the interface with the addresses, and with an uplink the pod's end of the veth. */
 export function resultOf(link: PodLink, netns: string, ipam: Pick<Result, "dns" | "routes">): Result {
+  const { uplink, mtuBytes: mtu } = link;
+  const veth = { name: vethEndOf(link), mac: link.podMac, mtu, sandbox: netns };
   return {
     interfaces: [
-      { name: link.hostIfname, mac: link.hostMac, mtu: link.mtuBytes },
-      { name: link.podIfname, mac: link.podMac, mtu: link.mtuBytes, sandbox: netns },
+      { name: link.hostIfname, mac: link.hostMac, mtu },
+      ...(uplink ? [{ name: link.podIfname, mac: uplinkMac(uplink), mtu, sandbox: netns }] : []),
+      veth,
     ],
     ips: link.addresses.map((a) => ({ address: `${a.address}/${a.prefixLength}`, gateway: a.gateway, interface: 1 })),
-    routes: link.addresses.map((a) => ({ dst: a.address.includes(":") ? "::/0" : "0.0.0.0/0", gw: a.gateway })),
+    routes:
+      link.podTable === undefined
+        ? link.addresses.map((a) => ({ dst: a.address.includes(":") ? "::/0" : "0.0.0.0/0", gw: a.gateway }))
+        : [],
     ...(ipam.dns ? { dns: ipam.dns } : {}),
   };
 }

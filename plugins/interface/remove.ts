@@ -7,14 +7,15 @@ import { asFailure, type CniCall } from "../../shared/cni/run-plugin.ts";
 import type { PodLink } from "../../shared/datapath/pod-link.ts";
 import { release } from "../terway-ipam/commands.ts";
 import { journal } from "./journal.ts";
-import { forgetConnections, removeVeth } from "./kernel.ts";
+import { forgetConnections, removeUplink, removeVeth } from "./kernel.ts";
+import { findPodNetns, type PodNetns } from "./netns.ts";
 import { hostIfnameOf } from "./plan.ts";
-import { runIpam, type Work } from "./work.ts";
+import { type InterfacePlugin, runIpam, type Work } from "./work.ts";
 
 /** A configuration that became wrong must not keep a pod from being deleted: only what DEL needs is read. */
-export function lenient(call: CniCall, modes: readonly string[]): CniCall {
-  const { mode, mtu: _mtu, ...raw } = call.conf.raw;
-  const known = modes.includes(String(mode)) ? { mode } : {};
+export function lenient(plugin: InterfacePlugin, call: CniCall): CniCall {
+  const { mode, mtu: _mtu, serviceCIDRs: _services, hostStackCIDRs: _hostStack, ...raw } = call.conf.raw;
+  const known = String(mode) in plugin.modes ? { mode } : {};
   const ipam = typeof raw.ipam === "object" && raw.ipam !== null ? raw.ipam : { type: "terway-ipam" };
   return { ...call, conf: { ...call.conf, raw: { ...raw, ...known, ipam }, runtimeConfig: {}, cniArgs: {} } };
 }
@@ -34,6 +35,7 @@ export function remove(w: Work, op: "DEL" | "GC"): void {
       failure ??= asFailure(error);
     }
   };
+  if (before && link?.uplink) attempt(() => removeUplink(w.host.sys, w.nl, findPodNetns(w.host.sys, before), link));
   // Without a row the name is only a guess: another key may have it by right.
   if (link !== undefined || !hostIfnameTaken(w.store.db, hostIfname, w.key))
     attempt(() => removeVeth(w.host.sys, w.nl, hostIfname, addresses));
@@ -45,9 +47,15 @@ export function remove(w: Work, op: "DEL" | "GC"): void {
 }
 
 /** Takes back what a failed ADD made. What cannot be taken back now is left to DEL and to the agent's sweep. */
-export function undo(w: Work, link: PodLink): void {
+export function undo(w: Work, netns: PodNetns, link: PodLink): void {
+  const { sys } = w.host;
   const addresses = link.addresses.map((a) => a.address);
-  for (const step of [() => removeVeth(w.host.sys, w.nl, link.hostIfname, addresses), () => giveBack(w)]) {
+  const steps = [
+    () => removeUplink(sys, w.nl, netns, link),
+    () => removeVeth(sys, w.nl, link.hostIfname, addresses),
+    () => giveBack(w),
+  ];
+  for (const step of steps) {
     try {
       step();
     } catch (error) {

@@ -1,5 +1,4 @@
 /** What one call of an interface plugin works with. */
-import type { EniKind } from "../../ipam/store/enis.ts";
 import type { AttachmentKey } from "../../ipam/store/key.ts";
 import type { Store } from "../../ipam/store/open.ts";
 import { delegate } from "../../shared/cni/delegate.ts";
@@ -9,31 +8,14 @@ import type { CniCall } from "../../shared/cni/run-plugin.ts";
 import { type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
 import type { PluginHost } from "../host/plugin.ts";
 import { keyOf, withStore } from "../terway-ipam/commands.ts";
-
-/** An interface plugin's part of the network configuration, understood. */
-export interface InterfaceConfig {
-  readonly store: string;
-  readonly logDir: string;
-  /** As the store and the journal name it. */
-  readonly mode: string;
-  /** Which ENIs own the pod's addresses; undefined: none, the node's routes serve them. */
-  readonly eniKind: EniKind | undefined;
-  /** Absent: the MTU of the ENI, or of the node's. */
-  readonly mtuBytes: number | undefined;
-  /** Name of the IPAM plugin. */
-  readonly ipamType: string;
-  /** terway-ipam is not run as a program of its own: the same code runs in this process. */
-  readonly ipamInProcess: boolean;
-  /** Asked for by runtimeConfig.mac or args.cni.mac. */
-  readonly podMac: string | undefined;
-}
+import { type InterfaceConfig, type Mode, parseInterfaceConfig } from "./config.ts";
 
 /** What tells the interface plugins apart. */
 export interface InterfacePlugin {
   /** As store and journal name it. */
   readonly name: string;
-  /** @throws {CniFailure} invalidConfig, naming every fault. */
-  readonly parse: (call: CniCall, environment: Readonly<Record<string, string>>) => InterfaceConfig;
+  /** The first is the default. */
+  readonly modes: Readonly<Record<string, Mode>>;
 }
 
 export interface Work {
@@ -47,25 +29,25 @@ export interface Work {
 }
 
 export function withWork<T>(plugin: InterfacePlugin, call: CniCall, host: PluginHost, work: (w: Work) => T): T {
-  const config = plugin.parse(call, host.env);
+  const config = parseInterfaceConfig(call, host.env, plugin.name, plugin.modes);
   return withStore(host, config, (store) =>
     work({ plugin, host, call, config, store, key: keyOf(call), nl: openNetlink(host.sys) }),
   );
 }
 
-/** Runs the IPAM plugin as a program of its own. */
-export function runIpam(
-  host: PluginHost,
-  call: CniCall,
-  config: Pick<InterfaceConfig, "ipamType">,
-  verb: Verb,
-): Result | undefined {
+/** Runs the IPAM plugin as a program of its own; it is told of which ENIs the addresses must be. */
+export function runIpam(host: PluginHost, call: CniCall, config: InterfaceConfig, verb: Verb): Result | undefined {
+  const { eniKind } = config;
+  const { raw } = call.conf;
   return delegate(host.sys, {
     verb,
     type: config.ipamType,
     path: call.env.path,
     env: host.env,
-    stdin: call.stdin,
+    stdin:
+      eniKind === undefined || eniKind === "shared"
+        ? call.stdin
+        : JSON.stringify({ ...raw, ipam: { ...(raw.ipam as object), eniKind } }),
     cniVersion: call.conf.cniVersion,
   });
 }

@@ -1,3 +1,4 @@
+/** A veth routed through the shared ENI that owns the pod's address, or by the node's routes; or an ENI of the pod's own. */
 import type { Plugin } from "../host/plugin.ts";
 import { attach } from "../interface/attach.ts";
 import { verify } from "../interface/check.ts";
@@ -5,12 +6,15 @@ import { collect } from "../interface/collect.ts";
 import { lenient, remove } from "../interface/remove.ts";
 import { report } from "../interface/status.ts";
 import { type InterfacePlugin, withWork } from "../interface/work.ts";
-import { MODES, parseEniConfig } from "./config.ts";
 
-const plugin: InterfacePlugin = { name: "terway-eni", parse: parseEniConfig };
+const plugin: InterfacePlugin = {
+  name: "terway-eni",
+  modes: { shared: { eniKind: "shared" }, vpc: {}, exclusive: { eniKind: "exclusive", uplink: "eni" } },
+};
 
 export const add: Plugin["add"] = (call, host) => withWork(plugin, call, host, attach);
-export const del: Plugin["del"] = (call, host) => withWork(plugin, lenient(call, MODES), host, (w) => remove(w, "DEL"));
+export const del: Plugin["del"] = (call, host) =>
+  withWork(plugin, lenient(plugin, call), host, (w) => remove(w, "DEL"));
 export const check: Plugin["check"] = (call, host) => withWork(plugin, call, host, verify);
-export const gc: Plugin["gc"] = (call, host) => withWork(plugin, lenient(call, MODES), host, collect);
+export const gc: Plugin["gc"] = (call, host) => withWork(plugin, lenient(plugin, call), host, collect);
 export const status: Plugin["status"] = (call, host) => report(plugin, call, host);

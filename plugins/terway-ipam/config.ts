@@ -1,5 +1,6 @@
 /** The `ipam` section of the network configuration. Accepts what host-local accepts. */
 
+import type { EniKind } from "../../ipam/store/enis.ts";
 import { DEFAULT_STORE } from "../../ipam/store/open.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import type { Dns, Route } from "../../shared/cni/result.ts";
@@ -44,6 +45,8 @@ export interface IpamConfig {
   readonly cooldownMs: number | undefined;
   /** Asked for by runtimeConfig.ips, args.cni.ips or CNI_ARGS IP=; canonical text. */
   readonly requested: readonly string[];
+  /** Of which ENIs the addresses must be; undefined: shared ones. */
+  readonly eniKind: EniKind | undefined;
   /** Keys that mean nothing here, to be logged. */
   readonly ignored: readonly string[];
 }
@@ -65,7 +68,9 @@ const KNOWN = new Set([
   "cooldownSeconds",
   "exec",
   "addresses",
+  "eniKind",
 ]);
+const ENI_KINDS: readonly EniKind[] = ["shared", "exclusive", "member"];
 
 type Json = Readonly<Record<string, unknown>>;
 
@@ -111,6 +116,7 @@ export function parseIpamConfig(call: CniCall, environment: Readonly<Record<stri
     waitMs: 1000 * seconds(ipam, "waitSeconds", faults, DEFAULT_WAIT_SECONDS),
     cooldownMs: ipam.cooldownSeconds === undefined ? undefined : 1000 * seconds(ipam, "cooldownSeconds", faults, 0),
     requested: parseRequested(call, faults),
+    eniKind: parseEniKind(ipam.eniKind, faults),
     ignored: Object.keys(ipam).filter((key) => !KNOWN.has(key)),
   };
   if (faults.list.length > 0) {
@@ -121,6 +127,14 @@ export function parseIpamConfig(call: CniCall, environment: Readonly<Record<stri
     );
   }
   return config;
+}
+
+function parseEniKind(value: unknown, faults: Faults): EniKind | undefined {
+  if (value === undefined) return undefined;
+  const kind = ENI_KINDS.find((k) => k === value);
+  if (kind === undefined)
+    faults.add(`ipam.eniKind is ${JSON.stringify(value)}, want ${ENI_KINDS.map((k) => `"${k}"`).join(" or ")}`);
+  return kind;
 }
 
 function seconds(ipam: Json, key: string, faults: Faults, fallback: number): number {

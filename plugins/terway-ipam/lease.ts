@@ -1,5 +1,11 @@
 /** Getting addresses out of the store, waiting for the agent when there is none. */
-import { type Allocation, allocateFromEnis, type Leased, type PoolCounts } from "../../ipam/store/allocate.ts";
+import {
+  type Allocation,
+  allocateFromEnis,
+  type EniConstraint,
+  type Leased,
+  type PoolCounts,
+} from "../../ipam/store/allocate.ts";
 import { dropDemand, putDemand } from "../../ipam/store/demand.ts";
 import { getFact, type NodeFacts } from "../../ipam/store/facts.ts";
 import type { AttachmentKey } from "../../ipam/store/key.ts";
@@ -23,6 +29,8 @@ export interface LeaseRequest {
   /** Of the node, read once for the call. */
   readonly facts: Partial<NodeFacts>;
   readonly pod: { readonly namespace: string; readonly name: string } | undefined;
+  /** Which ENIs will do; absent: every shared one. */
+  readonly only?: EniConstraint | undefined;
   /** Runs in the transaction that takes the addresses. */
   readonly inSameTransaction?: (leases: readonly Leased[]) => void;
 }
@@ -77,6 +85,7 @@ function toRangeSets(sets: readonly (readonly ConfiguredRange[])[]): RangeSet[] 
  */
 export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease {
   const { key, config } = request;
+  const only = onlyOf(request);
   const sets = rangeSets(request.facts, config);
   const attempt = (waiting: boolean): Allocation =>
     inTransaction(store.db, () => {
@@ -90,6 +99,7 @@ export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease 
                 families: familiesOf(request.facts),
                 ...(config.requested.length > 0 ? { requested: config.requested } : {}),
                 ...(request.pod ? { pod: request.pod } : {}),
+                ...(only ? { only } : {}),
               },
               nowMs,
             )
@@ -131,6 +141,10 @@ export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease 
     default:
       return allocation satisfies never;
   }
+}
+
+function onlyOf({ only, config }: LeaseRequest): EniConstraint | undefined {
+  return only ?? (config.eniKind === undefined ? undefined : { kinds: [config.eniKind] });
 }
 
 function familiesOf(facts: Partial<NodeFacts>): (4 | 6)[] {
@@ -175,7 +189,14 @@ function waitForAgent(
     const deadlineMs = started + config.waitMs;
     const families = familiesOf(request.facts).join("") as "4" | "6" | "46";
     inTransaction(store.db, () =>
-      putDemand(store.db, { ...key, families, waiter: sys.unixName(socket), sinceMs: started, deadlineMs }),
+      putDemand(store.db, {
+        ...key,
+        families,
+        waiter: sys.unixName(socket),
+        only: onlyOf(request),
+        sinceMs: started,
+        deadlineMs,
+      }),
     );
     const buffer = new Uint8Array(512);
     for (;;) {

@@ -6,6 +6,11 @@ export const PODS_TABLE = 17000;
 /** Table of the ENI in route slot n is ROUTE_TABLE_BASE + n: clear of 253 to 255 and of what others number by ifindex. */
 export const ROUTE_TABLE_BASE = 17000;
 
+/** Host routes to pods that have an uplink of their own: only what the node itself sends goes to them by the veth. */
+export const NODE_TABLE = 16999;
+
+/** iif lo lookup NODE_TABLE */
+export const NODE_RULE_PRIORITY = 511;
 /** from all lookup PODS_TABLE */
 export const PODS_RULE_PRIORITY = 512;
 /** from POD lookup TABLE-OF-ITS-ENI */
@@ -19,5 +24,9 @@ export const PROTOCOL = 84;
 /** What pods of shared ENIs see as their gateway; it exists nowhere but in their neighbour table. */
 export const POD_GATEWAY4 = parseIp("169.254.1.1");
 export const POD_GATEWAY6 = parseIp("fe80::1");
+
+/** In a pod with several interfaces: tables of the second and later ones, and from POD-ADDRESS lookup TABLE. */
+export const POD_TABLE_BASE = 100;
+export const POD_RULE_PRIORITY = 2048;
 
 export const HOST_IFNAME_PREFIX = "cali";

@@ -1,10 +1,13 @@
 /**
- * A pod's veth: what is built in the pod and on the node, as pure lists of requests.
+ * A pod's interface: what is built in the pod and on the node, as pure lists of requests.
+ *
+ * Every pod has a veth. Without an uplink it carries everything; with one (an ENI, or a child of one) only what the
+ * node's stack must see: the node itself, and services that the node translates.
  *
  * Neither side ever asks for a neighbour: both MAC addresses are known, so both entries are written. The pod side
  * needs no address that the node owns, the node side no proxy ARP, and strict rp_filter passes in both directions.
  */
-import type { Cidr } from "../net/cidr.ts";
+import { type Cidr, parseCidr } from "../net/cidr.ts";
 import { type Ip, parseIp } from "../net/ip.ts";
 import { parseMac } from "../net/mac.ts";
 import { accepting, type Request } from "../netlink/request.ts";
@@ -16,7 +19,17 @@ import { delRoute, newRoute, type Route } from "../netlink/rtnl/route.ts";
 import { delRule, newRule, type Rule } from "../netlink/rtnl/rule.ts";
 import { IFA_F_NODAD, IFA_F_NOPREFIXROUTE } from "../netlink/uapi/if-addr.ts";
 import { RT_SCOPE_LINK } from "../netlink/uapi/rtnetlink.ts";
-import { FROM_POD_PRIORITY, PODS_RULE_PRIORITY, PODS_TABLE, PROTOCOL } from "./constants.ts";
+import {
+  FROM_POD_PRIORITY,
+  NODE_RULE_PRIORITY,
+  NODE_TABLE,
+  POD_GATEWAY4,
+  POD_GATEWAY6,
+  POD_RULE_PRIORITY,
+  PODS_RULE_PRIORITY,
+  PODS_TABLE,
+  PROTOCOL,
+} from "./constants.ts";
 
 export interface PodAddress {
   /** Canonical text, without prefix length. */
@@ -25,21 +38,53 @@ export interface PodAddress {
   readonly prefixLength: number;
   /** Next hop in the pod. */
   readonly gateway: string;
-  /** Routing table of the ENI that owns the address; absent when the node's own routes serve it (VPC mode). */
+  /** Routing table of the ENI that owns the address; absent when the node's own routes serve it, or an uplink does. */
   readonly table?: number;
 }
 
-/** All that is needed to build, check, repair and remove one pod's veth. Kept in the store as JSON. */
+/** All that is needed to build, check, repair and remove one pod's interface. Kept in the store as JSON. */
 export interface PodLink {
   readonly version: 1;
   readonly hostIfname: string;
   readonly hostMac: string;
+  /** What carries the addresses: the veth's end, or the uplink. */
   readonly podIfname: string;
+  /** Of the veth's end in the pod. */
   readonly podMac: string;
   readonly mtuBytes: number;
   readonly addresses: readonly PodAddress[];
   /** Source of what the node itself sends to the pod, by family. */
   readonly nodeIps: readonly string[];
+  /** Present: the pod has a way of its own into the VPC, and the veth is for what the node's stack must see. */
+  readonly uplink?: Uplink;
+  /** Of the second and later interfaces of a pod: their routes are in a table of their own, by source address. */
+  readonly podTable?: number;
+}
+
+export interface Uplink {
+  /** eni: the ENI itself. ipvlan: a child of it. vlan: a VLAN of the trunk ENI. */
+  readonly kind: "eni" | "ipvlan" | "vlan";
+  /** Of the ENI: tells its link, whatever its name. A VLAN has the member ENI's. */
+  readonly mac: string;
+  /** Of the link on the node that the child is made on; kind eni: its own. */
+  readonly parentMac: string;
+  /** On the node, before it moved; kind eni only. */
+  readonly eniIfname?: string;
+  readonly vlanId?: number;
+  /** The veth's end in the pod. */
+  readonly vethIfname: string;
+  /** CIDRs that go through the node's stack, besides the node's own addresses. */
+  readonly viaNode: readonly string[];
+}
+
+/** A child by IPvlan shares its parent's. */
+export function uplinkMac(uplink: Uplink): string {
+  return uplink.kind === "ipvlan" ? uplink.parentMac : uplink.mac;
+}
+
+/** Name of the veth's end in the pod. */
+export function vethEndOf(link: PodLink): string {
+  return link.uplink?.vethIfname ?? link.podIfname;
 }
 
 function hostCidr(ip: Ip): Cidr {
@@ -57,42 +102,90 @@ export function vethRequest(link: PodLink, podNetnsFd: number): Request {
     name: link.hostIfname,
     mac: parseMac(link.hostMac),
     mtuBytes: link.mtuBytes,
-    peer: { name: link.podIfname, mac: parseMac(link.podMac), mtuBytes: link.mtuBytes, netnsFd: podNetnsFd },
+    peer: { name: vethEndOf(link), mac: parseMac(link.podMac), mtuBytes: link.mtuBytes, netnsFd: podNetnsFd },
   });
 }
 
-/** Inside the pod. */
-export function podRequests(link: PodLink, podIndex: number): Request[] {
-  const requests: Request[] = [setLink({ index: podIndex, up: true })];
+/** Inside the pod. With an uplink, that is at `upIndex`. */
+export function podRequests(link: PodLink, vethIndex: number, upIndex: number = vethIndex): Request[] {
+  const requests: Request[] = [];
+  if (link.uplink)
+    requests.push(setLink({ index: vethIndex, noLinkLocal: true }), setLink({ index: vethIndex, up: true }));
+  requests.push(setLink({ index: upIndex, up: true }));
   for (const a of link.addresses) {
     const ip = parseIp(a.address);
     requests.push(
       newAddress({
-        linkIndex: podIndex,
+        linkIndex: upIndex,
         address: { ip, prefixLength: a.prefixLength },
-        // NODAD: nobody else can have it, and a tentative address cannot be bound to.
-        flags: IFA_F_NOPREFIXROUTE | (ip.family === 6 ? IFA_F_NODAD : 0),
+        // NODAD: nobody else can have it, and a tentative address cannot be bound to. Behind an uplink the vSwitch is on
+        // the link, behind a veth it is not.
+        flags: (link.uplink ? 0 : IFA_F_NOPREFIXROUTE) | (ip.family === 6 ? IFA_F_NODAD : 0),
         broadcast: true,
       }),
-      ...podRoutes(a, podIndex).map(newRoute),
-      replaceNeighbour({ linkIndex: podIndex, ip: parseIp(a.gateway), mac: parseMac(link.hostMac) }),
     );
   }
-  return requests;
+  return [
+    ...requests,
+    ...podRoutes(link, vethIndex, upIndex).map(newRoute),
+    ...podRules(link).map((rule) => accepting(newRule(rule), "EEXIST")),
+    ...podNeighbours(link).map((ip) => replaceNeighbour({ linkIndex: vethIndex, ip, mac: parseMac(link.hostMac) })),
+  ];
 }
 
-/** The gateway is on the link; everything else goes there. */
-export function podRoutes(a: PodAddress, podIndex: number): Route[] {
-  const gateway = parseIp(a.gateway);
-  const route: Route = { dst: defaultCidr(gateway.family), gateway, linkIndex: podIndex, onlink: true };
-  return gateway.family === 6
-    ? [route]
-    : [{ dst: hostCidr(gateway), linkIndex: podIndex, scope: RT_SCOPE_LINK }, route];
+/** In the pod: what the veth's other end answers for. */
+export function podNeighbours(link: PodLink): Ip[] {
+  return link.addresses.map((a) => (link.uplink ? vethGateway(parseIp(a.address).family) : parseIp(a.gateway)));
 }
 
-/** The rule that all pods share. */
-export function podsRule(family: 4 | 6): Rule {
-  return { family, priority: PODS_RULE_PRIORITY, table: PODS_TABLE, protocol: PROTOCOL };
+function vethGateway(family: 4 | 6): Ip {
+  return family === 4 ? POD_GATEWAY4 : POD_GATEWAY6;
+}
+
+/** In the pod: the default route, and with an uplink what goes by the veth all the same. */
+export function podRoutes(link: PodLink, vethIndex: number, upIndex: number): Route[] {
+  return link.addresses.flatMap((a) => {
+    const gateway = parseIp(a.gateway);
+    const route: Route = {
+      dst: defaultCidr(gateway.family),
+      gateway,
+      linkIndex: upIndex,
+      onlink: true,
+      ...(link.podTable === undefined ? {} : { table: link.podTable }),
+    };
+    if (link.uplink) return [...nodeRoutes(link, parseIp(a.address), vethIndex), route];
+    // So that `ip route get` of the gateway itself answers.
+    return gateway.family === 6 || link.podTable !== undefined
+      ? [route]
+      : [{ dst: hostCidr(gateway), linkIndex: upIndex, scope: RT_SCOPE_LINK }, route];
+  });
+}
+
+/** In a pod with an uplink: what goes through the node's stack. Only the first interface of a pod does that. */
+function nodeRoutes(link: PodLink, ip: Ip, vethIndex: number): Route[] {
+  if (link.podTable !== undefined) return [];
+  const nodes = link.nodeIps.map(parseIp).map(hostCidr);
+  const cidrs = (link.uplink?.viaNode ?? []).map(parseCidr);
+  return [...nodes, ...cidrs]
+    .filter((cidr) => cidr.ip.family === ip.family)
+    .map((dst) => ({ dst, gateway: vethGateway(ip.family), linkIndex: vethIndex, onlink: true, prefSrc: ip }));
+}
+
+/** In the pod: replies leave by the interface that they came in on. */
+export function podRules(link: PodLink): Rule[] {
+  const { podTable } = link;
+  if (podTable === undefined) return [];
+  return link.addresses.map((a) => {
+    const ip = parseIp(a.address);
+    return { family: ip.family, priority: POD_RULE_PRIORITY, from: hostCidr(ip), table: podTable, protocol: PROTOCOL };
+  });
+}
+
+/** The rule that all pods share that are reached in the same way. */
+export function podsRule(link: PodLink, family: 4 | 6): Rule {
+  return link.uplink
+    ? { family, priority: NODE_RULE_PRIORITY, iifName: "lo", table: NODE_TABLE, protocol: PROTOCOL }
+    : { family, priority: PODS_RULE_PRIORITY, table: PODS_TABLE, protocol: PROTOCOL };
 }
 
 /** On the node: routes to the pod. */
@@ -103,7 +196,7 @@ export function hostRoutes(link: PodLink, hostIndex: number): Route[] {
     return {
       dst: hostCidr(ip),
       linkIndex: hostIndex,
-      table: PODS_TABLE,
+      table: link.uplink ? NODE_TABLE : PODS_TABLE,
       protocol: PROTOCOL,
       ...(prefSrc ? { prefSrc } : {}),
     };
@@ -132,6 +225,7 @@ export function sweepRequests(addresses: readonly string[]): Request[] {
       accepting(delRule({ family, from: dst }), "ENOENT"),
       accepting(delRule({ family, to: dst }), "ENOENT"),
       accepting(delRoute({ dst, table: PODS_TABLE }), "ESRCH"),
+      accepting(delRoute({ dst, table: NODE_TABLE }), "ESRCH"),
       accepting(delRoute({ dst }), "ESRCH"),
     ];
   });
@@ -144,7 +238,7 @@ export function hostRequests(link: PodLink, hostIndex: number): Request[] {
     // Before it comes up: afterwards DAD and router solicitation for a link-local address have begun.
     setLink({ index: hostIndex, noLinkLocal: true }),
     setLink({ index: hostIndex, up: true }),
-    ...families.map((family) => accepting(newRule(podsRule(family)), "EEXIST")),
+    ...families.map((family) => accepting(newRule(podsRule(link, family)), "EEXIST")),
     ...hostRoutes(link, hostIndex).map(newRoute),
     ...hostRules(link).map((rule) => accepting(newRule(rule), "EEXIST")),
     ...link.addresses.map((a) =>

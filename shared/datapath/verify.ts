@@ -8,7 +8,18 @@ import { describeRoute, type Route, type RouteEntry } from "../netlink/rtnl/rout
 import { describeRule, type Rule } from "../netlink/rtnl/rule.ts";
 import { NUD_PERMANENT } from "../netlink/uapi/neighbour.ts";
 import { RT_TABLE_MAIN } from "../netlink/uapi/rtnetlink.ts";
-import { hostRoutes, hostRules, type PodLink, podRoutes, podsRule } from "./pod-link.ts";
+import {
+  hostRoutes,
+  hostRules,
+  type PodLink,
+  podNeighbours,
+  podRoutes,
+  podRules,
+  podsRule,
+  type Uplink,
+  uplinkMac,
+  vethEndOf,
+} from "./pod-link.ts";
 
 /** What a namespace holds. */
 export interface KernelView {
@@ -93,7 +104,7 @@ export function hostProblems(link: PodLink, view: KernelView): string[] {
   );
   if (found === undefined) return problems;
   const families = [...new Set(link.addresses.map((a) => parseIp(a.address).family))];
-  for (const rule of [...families.map(podsRule), ...hostRules(link)])
+  for (const rule of [...families.map((family) => podsRule(link, family)), ...hostRules(link)])
     if (!hasRule(view, rule)) problems.push(`rule is missing: ${describeRule(rule)}`);
   for (const route of hostRoutes(link, found.index))
     if (!hasRoute(view, route)) problems.push(`route is missing: ${describeRoute(route)}`);
@@ -110,28 +121,39 @@ export function hostProblems(link: PodLink, view: KernelView): string[] {
   return problems;
 }
 
-/** What is wrong inside the pod. A changed MAC is somebody's right (the tuning plugin does it). */
+/** What is wrong inside the pod. A changed MAC is somebody's right (the tuning plugin does it), but not an ENI's. */
 export function podProblems(link: PodLink, view: KernelView): string[] {
-  const found = view.links.find((l) => l.name === link.podIfname);
-  if (found === undefined) return [`link ${link.podIfname} is missing in the pod`];
+  const up = view.links.find((l) => l.name === link.podIfname);
+  const veth = view.links.find((l) => l.name === vethEndOf(link));
+  if (up === undefined || veth === undefined)
+    return [`link ${up === undefined ? link.podIfname : vethEndOf(link)} is missing in the pod`];
   const problems: string[] = [];
-  if (!isUp(found)) problems.push(`link ${link.podIfname} is down in the pod`);
+  for (const found of new Set([up, veth])) if (!isUp(found)) problems.push(`link ${found.name} is down in the pod`);
+  if (link.uplink) problems.push(...uplinkProblems(link, link.uplink, up));
   for (const a of link.addresses) {
     const ip = parseIp(a.address);
-    if (!view.addresses.some((x) => x.linkIndex === found.index && sameIp(x.ip, ip)))
+    if (!view.addresses.some((x) => x.linkIndex === up.index && sameIp(x.ip, ip)))
       problems.push(`address ${a.address} is missing on ${link.podIfname}`);
-    for (const route of podRoutes(a, found.index))
-      if (!hasRoute(view, route)) problems.push(`route is missing in the pod: ${describeRoute(route)}`);
   }
-  problems.push(
-    ...neighbourProblems(
-      "in the pod",
-      found,
-      link.addresses.map((a) => a.gateway),
-      link.hostMac,
-      view,
-    ),
-  );
+  for (const route of podRoutes(link, veth.index, up.index))
+    if (!hasRoute(view, route)) problems.push(`route is missing in the pod: ${describeRoute(route)}`);
+  for (const rule of podRules(link))
+    if (!hasRule(view, rule)) problems.push(`rule is missing in the pod: ${describeRule(rule)}`);
+  problems.push(...neighbourProblems("in the pod", veth, podNeighbours(link).map(formatIp), link.hostMac, view));
+  return problems;
+}
+
+function uplinkProblems(link: PodLink, uplink: Uplink, found: Link): string[] {
+  const problems: string[] = [];
+  const mac = uplinkMac(uplink);
+  if (formatMac(found.mac) !== mac)
+    problems.push(`link ${found.name} in the pod has MAC ${formatMac(found.mac)}, want the ENI's ${mac}`);
+  if (uplink.kind !== "eni" && found.kind !== uplink.kind)
+    problems.push(`link ${found.name} in the pod is of kind ${found.kind}, want ${uplink.kind}`);
+  if (uplink.vlanId !== undefined && found.vlanId !== uplink.vlanId)
+    problems.push(`link ${found.name} in the pod has VLAN ${found.vlanId}, want ${uplink.vlanId}`);
+  if (found.mtuBytes !== link.mtuBytes)
+    problems.push(`link ${found.name} in the pod has MTU ${found.mtuBytes}, want ${link.mtuBytes}`);
   return problems;
 }
 

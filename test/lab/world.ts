@@ -16,7 +16,7 @@ import { exec, inNetns } from "../runtime/exec.ts";
 const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
 export const CNI_PATH = [join(root, "dist/cni"), "/usr/lib/cni", "/opt/cni/bin"];
 
-export type LabMode = "eniip-veth" | "vpc";
+export type LabMode = "eniip-veth" | "vpc" | "eni-exclusive" | "eniip-ipvlan" | "trunk";
 
 export interface WorldOptions {
   /** Tells several worlds on one machine apart; namespaces begin with it. */

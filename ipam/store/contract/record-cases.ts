@@ -2,11 +2,11 @@
 import { listAddresses } from "../addresses.ts";
 import {
   addressOwners,
+  attachmentsInNetns,
   getAttachment,
   hostIfnameTaken,
   listAttachments,
   markReady,
-  othersInNetns,
   putAttachment,
 } from "../attachments.ts";
 import { listDemand, putDemand } from "../demand.ts";
@@ -100,10 +100,13 @@ export const RECORD_CASES: readonly ContractCase[] = [
         ["b"],
       );
       equal(
-        othersInNetns(store.db, makeKey("c"), 4, 4_026_532_001).map((a) => a.ifname),
+        attachmentsInNetns(store.db, 4, 4_026_532_001).map((a) => a.ifname),
         ["eth0", "net1"],
       );
-      equal(othersInNetns(store.db, makeKey("a"), 4, 4_026_532_001), []);
+      equal(
+        attachmentsInNetns(store.db, 5, 4_026_532_001).map((a) => a.containerId),
+        ["b"],
+      );
     },
   ],
   [

@@ -112,6 +112,8 @@ export interface LinkChange {
   readonly name?: string;
   readonly mtuBytes?: number;
   readonly mac?: Uint8Array;
+  /** Moves it there; with `name`, under that name. */
+  readonly netnsFd?: number;
   /** No IPv6 link-local address, so no DAD, MLD or router solicitation. The kernel refuses it at creation. */
   readonly noLinkLocal?: boolean;
 }

@@ -1,0 +1,202 @@
+/**
+ * Pods with a way of their own into the VPC, on two nodes of the emulated cloud. ENIs are put into the stores by hand,
+ * as the agent would: the plugins alone are looked at here.
+ */
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { addAddress } from "../../ipam/store/addresses.ts";
+import { getAttachment } from "../../ipam/store/attachments.ts";
+import { type EniKind, listEnis, setEniLink, setEniState, upsertEni } from "../../ipam/store/enis.ts";
+import { setFacts } from "../../ipam/store/facts.ts";
+import { openStore, type Store } from "../../ipam/store/open.ts";
+import { inTransaction } from "../../ipam/store/transaction.ts";
+import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
+import { DEFAULT_SECURITY_GROUP } from "../cloud/cloud.ts";
+import { OUTSIDE_IP } from "../cloud/fabric.ts";
+import type { EniRecord } from "../cloud/model.ts";
+import { runTool } from "../cloud/netns.ts";
+import { ping, tcpEcho } from "../lab/traffic.ts";
+import { createWorld, type LabMode, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
+
+const SERVICE_CIDR = "172.16.0.0/16";
+
+interface Prepared {
+  readonly node: WorldNode;
+  readonly store: Store;
+  readonly enis: readonly EniRecord[];
+}
+
+/** What the agent would have done: ENIs on the node and in the store, facts, forwarding. */
+async function prepare(
+  world: World,
+  node: WorldNode,
+  kind: EniKind,
+  count: number,
+  secondary: number,
+): Promise<Prepared> {
+  const { model } = world.cloud;
+  const zone = node.zone.endsWith("a") ? 0 : 1;
+  const enis: EniRecord[] = [];
+  for (let i = 0; i < count; i++) {
+    const eni = model.createEni(
+      {
+        vswitchId: `vsw-pod-${zone}`,
+        securityGroups: [DEFAULT_SECURITY_GROUP],
+        count: secondary,
+        count6: 0,
+        type: "Secondary",
+        name: "",
+        description: "",
+        tags: new Map(),
+        primaryIp: undefined,
+        ips: [],
+        deleteOnRelease: true,
+      },
+      undefined,
+    );
+    model.attach(eni.id, node.instance.id);
+    await until(`${eni.id} in use`, 5000, () => eni.status === "InUse");
+    enis.push(eni);
+  }
+  const store = openStore({ sys: nodeSys, openSql: openNodeSql }, node.store);
+  const ip = (...args: string[]) => runTool("ip", ["-n", node.netns.split("/").at(-1) ?? "", ...args]);
+  const links = JSON.parse(ip("-j", "link")) as { ifname: string; address: string; ifindex: number }[];
+  const vswitch = model.vswitchOf(`vsw-pod-${zone}`);
+  inTransaction(store.db, () => {
+    for (const eni of enis) {
+      upsertEni(store.db, {
+        id: eni.id,
+        mac: eni.mac,
+        kind,
+        state: "ready",
+        vswitchId: eni.vswitchId,
+        securityGroups: eni.securityGroups,
+        primary4: eni.primaryIp,
+        cidr4: vswitch.cidr,
+        gateway4: model.gatewayOf(vswitch),
+        primary6: undefined,
+        cidr6: undefined,
+        gateway6: undefined,
+        mtu: 1500,
+        createdMs: 0,
+      });
+      setEniState(store.db, eni.id, "ready");
+      const link = links.find((l) => l.address === eni.mac);
+      if (link && kind === "exclusive")
+        setEniLink(store.db, eni.id, { ifname: link.ifname, ifindex: link.ifindex, mtu: 1500, preparedBoot: "" });
+      const usable = kind === "exclusive" ? [eni.primaryIp] : [...eni.ips].filter((x) => x !== eni.primaryIp);
+      for (const address of usable) addAddress(store.db, eni.id, address, 0);
+    }
+    setFacts(store.db, {
+      node_ip: model.eniOf(node.instance.primaryEniId).primaryIp,
+      via_node: JSON.stringify([SERVICE_CIDR]),
+      ip_stack: "ipv4",
+    });
+  });
+  runTool("nsenter", [`--net=${node.netns}`, "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
+  return { node, store, enis };
+}
+
+async function attach(node: WorldNode): Promise<{ readonly pod: WorldPod; readonly ip: string }> {
+  const pod = node.newPod();
+  const { result } = await node.runtime.add(pod);
+  return { pod, ip: result.ips?.[0]?.address.split("/")[0] ?? "" };
+}
+
+const nsName = (path: string) => path.split("/").at(-1) ?? "";
+const links = (netns: string) =>
+  (JSON.parse(runTool("ip", ["-n", nsName(netns), "-j", "link"])) as { ifname: string; address: string }[]).map(
+    (l) => `${l.ifname} ${l.address}`,
+  );
+
+interface Case {
+  readonly mode: LabMode;
+  readonly kind: EniKind;
+  readonly enis: number;
+  readonly secondary: number;
+}
+
+const CASES: readonly Case[] = [{ mode: "eni-exclusive", kind: "exclusive", enis: 2, secondary: 0 }];
+
+describe.each(CASES)("$mode", ({ mode, kind, enis, secondary }) => {
+  let world: World;
+  let here: Prepared;
+  let there: Prepared;
+
+  beforeAll(async () => {
+    world = await createWorld({
+      prefix: `u${process.pid % 10000}`,
+      nodes: 2,
+      mode,
+      instanceType: "ecs.g7.xlarge",
+      poolMin: 0,
+      poolMax: 0,
+      cooldownSeconds: 0,
+      agents: false,
+    });
+    const [a, b] = world.nodes;
+    if (a === undefined || b === undefined) throw new Error("two nodes are needed");
+    here = await prepare(world, a, kind, enis, secondary);
+    there = await prepare(world, b, kind, enis, secondary);
+  });
+  afterAll(async () => {
+    here?.store.db.close();
+    there?.store.db.close();
+    await world?.close();
+  });
+
+  it("carries packets between pods, nodes and the world outside, and leaves nothing behind", async () => {
+    const before = links(here.node.netns);
+    const [a, b, c] = [await attach(here.node), await attach(here.node), await attach(there.node)];
+    const nodeIp = world.cloud.model.eniOf(here.node.instance.primaryEniId).primaryIp;
+    const otherIp = world.cloud.model.eniOf(there.node.instance.primaryEniId).primaryIp;
+    expect({
+      sameNode: await ping(a.pod.netns, b.ip),
+      otherNode: await ping(a.pod.netns, c.ip),
+      back: await ping(c.pod.netns, b.ip),
+      outside: await ping(a.pod.netns, OUTSIDE_IP),
+      fromOutside: await ping(world.cloud.fabric?.outside.path ?? "", a.ip),
+      ownNode: await ping(a.pod.netns, nodeIp),
+      fromOwnNode: await ping(here.node.netns, a.ip),
+      otherNodeIp: await ping(a.pod.netns, otherIp),
+      fromOtherNode: await ping(there.node.netns, a.ip),
+      tcp: await tcpEcho(c.pod.netns, c.ip, a.pod.netns),
+    }).toEqual({
+      sameNode: true,
+      otherNode: true,
+      back: true,
+      outside: true,
+      fromOutside: true,
+      ownNode: true,
+      fromOwnNode: true,
+      otherNodeIp: true,
+      fromOtherNode: true,
+      tcp: true,
+    });
+    await here.node.runtime.check(a.pod);
+    const first = await here.node.runtime.add(a.pod);
+    expect(first.result.ips?.[0]?.address.split("/")[0]).toBe(a.ip);
+    for (const [n, x] of [
+      [here, a],
+      [here, b],
+      [there, c],
+    ] as const) {
+      await n.node.runtime.del(x.pod);
+      await n.node.runtime.del(x.pod);
+      expect(links(x.pod.netns).map((l) => l.split(" ")[0])).toEqual(["lo"]);
+    }
+    expect(links(here.node.netns).sort()).toEqual(before.sort());
+    expect(runTool("ip", ["-n", nsName(here.node.netns), "route", "show", "table", "16999"])).toBe("");
+    expect(world.cloud.fabric?.spoofed()).toBe(0);
+  });
+
+  it("has CHECK name what was changed", async () => {
+    const { pod } = await attach(here.node);
+    runTool("ip", ["-n", nsName(pod.netns), "route", "del", "default"]);
+    await expect(here.node.runtime.check(pod)).rejects.toThrow(/route is missing in the pod: .*default|0\.0\.0\.0\/0/);
+    await here.node.runtime.del(pod);
+    expect(
+      getAttachment(here.store.db, { network: "terway", containerId: pod.containerId, ifname: "eth0" }),
+    ).toBeUndefined();
+    expect(listEnis(here.store.db).every((e) => e.state === "ready")).toBe(true);
+  });
+});
