@@ -7,9 +7,10 @@ import { asFailure, type CniCall } from "../../shared/cni/run-plugin.ts";
 import type { PodLink } from "../../shared/datapath/pod-link.ts";
 import { release } from "../terway-ipam/commands.ts";
 import { journal } from "./journal.ts";
-import { forgetConnections, removeUplink, removeVeth } from "./kernel.ts";
+import { forgetConnections, removeVeth } from "./kernel.ts";
 import { findPodNetns, type PodNetns } from "./netns.ts";
 import { hostIfnameOf } from "./plan.ts";
+import { clearPod, leavesTraces } from "./uplink.ts";
 import { type InterfacePlugin, runIpam, type Work } from "./work.ts";
 
 /** A configuration that became wrong must not keep a pod from being deleted: only what DEL needs is read. */
@@ -35,7 +36,8 @@ export function remove(w: Work, op: "DEL" | "GC"): void {
       failure ??= asFailure(error);
     }
   };
-  if (before && link?.uplink) attempt(() => removeUplink(w.host.sys, w.nl, findPodNetns(w.host.sys, before), link));
+  if (before && link && leavesTraces(link))
+    attempt(() => clearPod(w.host.sys, w.nl, findPodNetns(w.host.sys, before), link));
   // Without a row the name is only a guess: another key may have it by right.
   if (link !== undefined || !hostIfnameTaken(w.store.db, hostIfname, w.key))
     attempt(() => removeVeth(w.host.sys, w.nl, hostIfname, addresses));
@@ -51,7 +53,7 @@ export function undo(w: Work, netns: PodNetns, link: PodLink): void {
   const { sys } = w.host;
   const addresses = link.addresses.map((a) => a.address);
   const steps = [
-    () => removeUplink(sys, w.nl, netns, link),
+    () => clearPod(sys, w.nl, netns, link),
     () => removeVeth(sys, w.nl, link.hostIfname, addresses),
     () => giveBack(w),
   ];

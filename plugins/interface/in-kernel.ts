@@ -1,0 +1,48 @@
+/** What the kernel refuses, as CNI failures; and working in a pod's namespace. */
+import { CniFailure, CODE } from "../../shared/cni/failure.ts";
+import { formatMac } from "../../shared/net/mac.ts";
+import { getLink, type Link, parseLink } from "../../shared/netlink/rtnl/link.ts";
+import { NetlinkError, type NetlinkSocket } from "../../shared/netlink/socket.ts";
+import { CLONE_NEWNET } from "../../shared/sys/linux.ts";
+import type { Sys } from "../../shared/sys/sys.ts";
+import type { PodNetns } from "./netns.ts";
+
+/** Runs `work` and says a kernel's refusal as a CNI failure. */
+export function inKernel<T>(what: string, work: () => T): T {
+  try {
+    return work();
+  } catch (error) {
+    if (!(error instanceof NetlinkError)) throw error;
+    throw new CniFailure(
+      CODE.kernel,
+      `${what}: the kernel refused "${error.message}"`,
+      "run the same command with ip(8) in that namespace to see more",
+      error,
+    );
+  }
+}
+
+export function notOurs(ifname: string): CniFailure {
+  return new CniFailure(
+    CODE.kernel,
+    `the pod already has an interface ${ifname} that is not ours`,
+    "choose another CNI_IFNAME, or run only one CNI network with this name",
+  );
+}
+
+export function inNetns<T>(sys: Sys, netns: Pick<PodNetns, "fd" | "ownFd">, work: () => T): T {
+  sys.setns(netns.fd, CLONE_NEWNET);
+  try {
+    return work();
+  } finally {
+    sys.setns(netns.ownFd, CLONE_NEWNET);
+  }
+}
+
+/** The ENI's own link: children of it (ipvlan, vlan) may share its MAC, and have another kind. */
+export function findByMac(nl: NetlinkSocket, mac: string): Link | undefined {
+  return nl
+    .dump(getLink())
+    .map(parseLink)
+    .find((l) => formatMac(l.mac) === mac && (l.kind === "" || l.kind === "veth"));
+}

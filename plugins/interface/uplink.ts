@@ -1,0 +1,132 @@
+/** A pod's own way into the VPC, in the kernel: making it, and taking it back. */
+import { CniFailure, CODE } from "../../shared/cni/failure.ts";
+import { type PodLink, podRules, type Uplink } from "../../shared/datapath/pod-link.ts";
+import { returnRequests, uplinkRequests } from "../../shared/datapath/uplink.ts";
+import { formatMac } from "../../shared/net/mac.ts";
+import { deleteLink } from "../../shared/netlink/delete-link.ts";
+import { accepting } from "../../shared/netlink/request.ts";
+import { delLink, getLink, parseLink, setLink } from "../../shared/netlink/rtnl/link.ts";
+import { delRule } from "../../shared/netlink/rtnl/rule.ts";
+import { NetlinkError, type NetlinkSocket, openNetlink, type Refusal } from "../../shared/netlink/socket.ts";
+import { writeSysctl } from "../../shared/netlink/sysctl.ts";
+import { CLOCK_MONOTONIC } from "../../shared/sys/linux.ts";
+import { isErrno, type Sys } from "../../shared/sys/sys.ts";
+import { findByMac, inKernel, inNetns, notOurs } from "./in-kernel.ts";
+import type { PodNetns } from "./netns.ts";
+
+/** A VLAN that another pod has just left is free once that pod's namespace is gone, which the kernel does later. */
+const VLAN_WAIT_MS = 3000;
+const VLAN_LOOK_MS = 20;
+
+/** Inside {@link inKernel}. The uplink is then in the pod, down. */
+export function makeUplink(
+  sys: Sys,
+  host: NetlinkSocket,
+  pod: NetlinkSocket,
+  netns: PodNetns,
+  link: PodLink,
+  uplink: Uplink,
+): void {
+  // Left by a call that was killed: ours by its MAC, and for an ENI all that is to be done.
+  const left = pod.transact([getLink({ name: link.podIfname })])[0];
+  if (left?.ok && left.replies[0]) {
+    const found = parseLink(left.replies[0]);
+    if (formatMac(found.mac) !== uplink.mac && formatMac(found.mac) !== uplink.parentMac) throw notOurs(link.podIfname);
+    if (uplink.kind === "eni") return;
+    pod.apply([delLink({ index: found.index })]);
+  }
+  const parent = findByMac(host, uplink.parentMac);
+  if (parent === undefined) {
+    throw new CniFailure(
+      CODE.tryAgainLater,
+      `the ENI with MAC ${uplink.parentMac} has no link on this node`,
+      "wait until the guest sees it, or let the agent detach and attach it again",
+    );
+  }
+  quietIpv6(sys, netns);
+  const requests = uplinkRequests(link, uplink, parent.index, netns.fd);
+  const deadline = sys.clock(CLOCK_MONOTONIC) + VLAN_WAIT_MS;
+  for (;;) {
+    const refused = host.transact(requests).find((outcome) => !outcome.ok);
+    if (refused === undefined) return;
+    const { refusal } = refused as { readonly refusal: Refusal };
+    if (refusal.errno === "EEXIST" && uplink.kind === "vlan" && sys.clock(CLOCK_MONOTONIC) < deadline) {
+      sys.pollIn([], VLAN_LOOK_MS);
+      continue;
+    }
+    throw refusal.errno === "EOPNOTSUPP" ? notInKernel(uplink) : new NetlinkError(refusal);
+  }
+}
+
+function notInKernel({ kind }: Uplink): CniFailure {
+  return new CniFailure(
+    CODE.kernel,
+    `this kernel has no ${kind === "ipvlan" ? "IPvlan" : "802.1Q VLAN"} links`,
+    kind === "ipvlan"
+      ? "load the module ipvlan, or use the conflist eniip-veth; `terway-cli node check` says what the kernel can do"
+      : "load the module 8021q; `terway-cli node check` says what the kernel can do",
+  );
+}
+
+/**
+ * For links that come to be in the pod: a link-local address that waits for duplicate detection sends no neighbour
+ * solicitation, and a router advertisement must not add routes beside ours.
+ */
+function quietIpv6(sys: Sys, netns: PodNetns): void {
+  inNetns(sys, netns, () => {
+    for (const name of ["accept_dad", "accept_ra"]) {
+      try {
+        writeSysctl(sys, `net/ipv6/conf/default/${name}`, "0");
+      } catch (error) {
+        if (!isErrno(error, "ENOENT")) throw error; // a kernel without IPv6
+      }
+    }
+  });
+}
+
+/**
+ * Clears up in the pod what does not go with the veth: an ENI goes back to the node, a child of one is deleted, rules of
+ * a second interface too. What is gone already counts.
+ *
+ * @param netns undefined: the namespace is gone, and the kernel has done the same.
+ */
+export function clearPod(sys: Sys, host: NetlinkSocket, netns: PodNetns | undefined, link: PodLink): void {
+  inKernel(`${link.podIfname}`, () => {
+    if (netns) removeFromPod(sys, netns, link);
+    if (link.uplink?.kind === "eni") giveBackName(host, link.uplink);
+  });
+}
+
+/** Whether DEL has anything to do inside the pod. */
+export function leavesTraces(link: PodLink): boolean {
+  return link.uplink !== undefined || link.podTable !== undefined;
+}
+
+function removeFromPod(sys: Sys, netns: PodNetns, link: PodLink): void {
+  const { uplink } = link;
+  const pod = openNetlink(sys, undefined, { netnsFd: netns.fd, ownNetnsFd: netns.ownFd });
+  try {
+    pod.apply(podRules(link).map((rule) => accepting(delRule(rule), "ENOENT")));
+    if (uplink?.kind === "eni") {
+      const found = findByMac(pod, uplink.mac);
+      if (found !== undefined) pod.apply(returnRequests(uplink, found.index, netns.ownFd));
+    } else if (uplink) {
+      inNetns(sys, netns, () => deleteLink(sys, pod, link.podIfname));
+    }
+  } finally {
+    pod.close();
+  }
+}
+
+/** A namespace that dies gives its ENI back under whatever name is free. */
+function giveBackName(host: NetlinkSocket, { mac, eniIfname }: Uplink): void {
+  const found = findByMac(host, mac);
+  if (found === undefined || eniIfname === undefined || found.name === eniIfname) return;
+  const outcome = host.transact([
+    setLink({ index: found.index, up: false }),
+    setLink({ index: found.index, name: eniIfname }),
+  ]);
+  const refused = outcome.find((o) => !o.ok);
+  // The name is taken: any other will do, links are told by their MAC.
+  if (refused && !refused.ok && refused.refusal.errno !== "EEXIST") throw new NetlinkError(refused.refusal);
+}
