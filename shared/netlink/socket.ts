@@ -213,8 +213,14 @@ function collect(exchange: Exchange, bytes: Uint8Array, seq: number, request: Re
 }
 
 function outcomeOf(message: Message, request: Request, replies: readonly Uint8Array[]): Outcome {
+  if (readS32(message.payload, 0) === 0) return { ok: true, replies };
+  const refusal = refusalOf(message, request);
+  return request.accept?.includes(refusal.errno) ? { ok: true, replies, refusal } : { ok: false, refusal };
+}
+
+/** @param message NLMSG_ERROR with an error in it. */
+export function refusalOf(message: Message, request: Request): Refusal {
   const errno = -readS32(message.payload, 0);
-  if (errno === 0) return { ok: true, replies };
   let extack = "";
   let offset: number | undefined;
   // struct nlmsgerr: the error, the request (only its header when CAPPED), then attributes.
@@ -224,7 +230,5 @@ function outcomeOf(message: Message, request: Request, replies: readonly Uint8Ar
     if (type === NLMSGERR_ATTR_MSG) extack = readString(value);
     else if (type === NLMSGERR_ATTR_OFFS) offset = readU32(value, 0);
   });
-  const name = errnoName(errno);
-  const refusal: Refusal = { errno: name, extack, offset, request: request.describe() };
-  return request.accept?.includes(name) ? { ok: true, replies, refusal } : { ok: false, refusal };
+  return { errno: errnoName(errno), extack, offset, request: request.describe() };
 }

@@ -29,6 +29,16 @@ export function readS32(b: Uint8Array, at: number): number {
   return readU32(b, at) | 0;
 }
 
+/** In network order, as nfnetlink has its integers. */
+export function readBe32(b: Uint8Array, at: number): number {
+  return (((b[at] ?? 0) << 24) | ((b[at + 1] ?? 0) << 16) | ((b[at + 2] ?? 0) << 8) | (b[at + 3] ?? 0)) >>> 0;
+}
+
+/** In network order; exact below 2^53. */
+export function readBe64(b: Uint8Array, at: number): number {
+  return readBe32(b, at) * 0x1_0000_0000 + readBe32(b, at + 4);
+}
+
 /** The messages of one datagram. @throws {MalformedNetlink} */
 export function parseMessages(bytes: Uint8Array): Message[] {
   const messages: Message[] = [];

@@ -65,6 +65,28 @@ export class Writer {
     this.u32(value);
   }
 
+  /** In network order, as nfnetlink wants its integers. */
+  attrBe32(type: number, value: number): void {
+    this.u16(8);
+    this.u16(type);
+    this.be32(value);
+  }
+
+  /** In network order. @param value A whole number below 2^53. */
+  attrBe64(type: number, value: number): void {
+    this.u16(12);
+    this.u16(type);
+    this.be32(Math.floor(value / 0x1_0000_0000));
+    this.be32(value);
+  }
+
+  private be32(value: number): void {
+    this.u8(value >>> 24);
+    this.u8(value >>> 16);
+    this.u8(value >>> 8);
+    this.u8(value);
+  }
+
   attrBytes(type: number, value: Uint8Array): void {
     this.u16(4 + value.length);
     this.u16(type);
