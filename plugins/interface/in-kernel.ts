@@ -40,9 +40,10 @@ export function inNetns<T>(sys: Sys, netns: Pick<PodNetns, "fd" | "ownFd">, work
 }
 
 /** The ENI's own link: children of it (ipvlan, vlan) may share its MAC, and have another kind. */
+export function ownLinkOf(mac: string, links: readonly Link[]): Link | undefined {
+  return links.find((l) => formatMac(l.mac) === mac && (l.kind === "" || l.kind === "veth"));
+}
+
 export function findByMac(nl: NetlinkSocket, mac: string): Link | undefined {
-  return nl
-    .dump(getLink())
-    .map(parseLink)
-    .find((l) => formatMac(l.mac) === mac && (l.kind === "" || l.kind === "veth"));
+  return ownLinkOf(mac, nl.dump(getLink()).map(parseLink));
 }

@@ -3,98 +3,13 @@
  * as the agent would: the plugins alone are looked at here.
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { addAddress } from "../../ipam/store/addresses.ts";
 import { getAttachment } from "../../ipam/store/attachments.ts";
-import { type EniKind, listEnis, setEniLink, setEniState, upsertEni } from "../../ipam/store/enis.ts";
-import { setFacts } from "../../ipam/store/facts.ts";
-import { openStore, type Store } from "../../ipam/store/open.ts";
-import { inTransaction } from "../../ipam/store/transaction.ts";
-import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
-import { DEFAULT_SECURITY_GROUP } from "../cloud/cloud.ts";
+import { type EniKind, listEnis } from "../../ipam/store/enis.ts";
 import { OUTSIDE_IP } from "../cloud/fabric.ts";
-import type { EniRecord } from "../cloud/model.ts";
 import { runTool } from "../cloud/netns.ts";
+import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
 import { ping, tcpEcho } from "../lab/traffic.ts";
-import { createWorld, type LabMode, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
-
-const SERVICE_CIDR = "172.16.0.0/16";
-
-interface Prepared {
-  readonly node: WorldNode;
-  readonly store: Store;
-  readonly enis: readonly EniRecord[];
-}
-
-/** What the agent would have done: ENIs on the node and in the store, facts, forwarding. */
-async function prepare(
-  world: World,
-  node: WorldNode,
-  kind: EniKind,
-  count: number,
-  secondary: number,
-): Promise<Prepared> {
-  const { model } = world.cloud;
-  const zone = node.zone.endsWith("a") ? 0 : 1;
-  const enis: EniRecord[] = [];
-  for (let i = 0; i < count; i++) {
-    const eni = model.createEni(
-      {
-        vswitchId: `vsw-pod-${zone}`,
-        securityGroups: [DEFAULT_SECURITY_GROUP],
-        count: secondary,
-        count6: 0,
-        type: "Secondary",
-        name: "",
-        description: "",
-        tags: new Map(),
-        primaryIp: undefined,
-        ips: [],
-        deleteOnRelease: true,
-      },
-      undefined,
-    );
-    model.attach(eni.id, node.instance.id);
-    await until(`${eni.id} in use`, 5000, () => eni.status === "InUse");
-    enis.push(eni);
-  }
-  const store = openStore({ sys: nodeSys, openSql: openNodeSql }, node.store);
-  const ip = (...args: string[]) => runTool("ip", ["-n", node.netns.split("/").at(-1) ?? "", ...args]);
-  const links = JSON.parse(ip("-j", "link")) as { ifname: string; address: string; ifindex: number }[];
-  const vswitch = model.vswitchOf(`vsw-pod-${zone}`);
-  inTransaction(store.db, () => {
-    for (const eni of enis) {
-      upsertEni(store.db, {
-        id: eni.id,
-        mac: eni.mac,
-        kind,
-        state: "ready",
-        vswitchId: eni.vswitchId,
-        securityGroups: eni.securityGroups,
-        primary4: eni.primaryIp,
-        cidr4: vswitch.cidr,
-        gateway4: model.gatewayOf(vswitch),
-        primary6: undefined,
-        cidr6: undefined,
-        gateway6: undefined,
-        mtu: 1500,
-        createdMs: 0,
-      });
-      setEniState(store.db, eni.id, "ready");
-      const link = links.find((l) => l.address === eni.mac);
-      if (link && kind === "exclusive")
-        setEniLink(store.db, eni.id, { ifname: link.ifname, ifindex: link.ifindex, mtu: 1500, preparedBoot: "" });
-      const usable = kind === "exclusive" ? [eni.primaryIp] : [...eni.ips].filter((x) => x !== eni.primaryIp);
-      for (const address of usable) addAddress(store.db, eni.id, address, 0);
-    }
-    setFacts(store.db, {
-      node_ip: model.eniOf(node.instance.primaryEniId).primaryIp,
-      via_node: JSON.stringify([SERVICE_CIDR]),
-      ip_stack: "ipv4",
-    });
-  });
-  runTool("nsenter", [`--net=${node.netns}`, "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
-  return { node, store, enis };
-}
+import { createWorld, type LabMode, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
 
 async function attach(node: WorldNode): Promise<{ readonly pod: WorldPod; readonly ip: string }> {
   const pod = node.newPod();
@@ -135,8 +50,8 @@ describe.each(CASES)("$mode", ({ mode, kind, enis, secondary }) => {
     });
     const [a, b] = world.nodes;
     if (a === undefined || b === undefined) throw new Error("two nodes are needed");
-    here = await prepare(world, a, kind, enis, secondary);
-    there = await prepare(world, b, kind, enis, secondary);
+    here = await prepareByHand(world, a, kind, enis, secondary);
+    there = await prepareByHand(world, b, kind, enis, secondary);
   });
   afterAll(async () => {
     here?.store.db.close();
