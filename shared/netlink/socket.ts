@@ -43,12 +43,15 @@ export type Outcome =
 export class NetlinkError extends Error {
   readonly errno: string;
   readonly extack: string;
+  /** The request as a command. */
+  readonly request: string;
 
   constructor(refusal: Refusal) {
     super(`${refusal.request}: ${refusal.errno}${refusal.extack ? ` (${refusal.extack})` : ""}`);
     this.name = "NetlinkError";
     this.errno = refusal.errno;
     this.extack = refusal.extack;
+    this.request = refusal.request;
   }
 }
 

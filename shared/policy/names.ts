@@ -1,0 +1,60 @@
+/** Names and numbers of the policy table. Plugins, agent and CLI must agree on them. */
+import { hash128, toHex } from "../net/hash.ts";
+import type { TableRef } from "../netlink/nft/message.ts";
+
+/** The one table that is ours. */
+export const POLICY_TABLE: TableRef = { family: "inet", table: "terway-policy" };
+
+/**
+ * Before the filter chains of others (0) and after every DNAT (prerouting, -100): an order that two tables of the same
+ * priority would not have.
+ */
+export const POLICY_PRIORITY = -10;
+
+/** Drops are told to the listeners of this nflog group. */
+export const NFLOG_GROUP = 84;
+
+export const CHAIN = {
+  forward: "forward",
+  input: "input",
+  output: "output",
+  /** By source address: may the pod send this? */
+  fromPod: "from-pod",
+  /** By destination address: may the pod get this? */
+  toPod: "to-pod",
+} as const;
+
+export type Direction = "ingress" | "egress";
+
+/** Where every denied packet ends: told if wanted, counted, dropped. */
+export function dropChain(direction: Direction): string {
+  return `drop-${direction}`;
+}
+
+/** A profile's rules; `second` holds the tiers that an admin rule's `pass` leads to. */
+export function profileChain(direction: Direction, id: string, second = false): string {
+  return `${direction === "ingress" ? "in" : "out"}-${safeName(id)}${second ? ".2" : ""}`;
+}
+
+/** Verdict map: address of a pod of this node to its profile. */
+export function podMap(direction: Direction, family: 4 | 6): string {
+  return `${direction === "ingress" ? "to" : "from"}${family}`;
+}
+
+/** Addresses that the pods' own namespace (bypass datapaths) lets in whatever the profile says: the node's. */
+export const NODES_SET = "nodes";
+/** Destinations that the node judges by the real backend, and the pod's own namespace therefore lets out. */
+export const SERVICES_SET = "services";
+
+const MAX_NAME_CHARACTERS = 100;
+
+/** As it is where nft could read it back as an identifier; else its characters beyond are written as `_XX`. */
+export function safeName(id: string): string {
+  if (id.length > MAX_NAME_CHARACTERS) return `${safeName(id.slice(0, 32))}-${toHex(hash128(id))}`;
+  let name = "";
+  for (let i = 0; i < id.length; i++) {
+    const c = id.charAt(i);
+    name += /[a-zA-Z0-9.-]/.test(c) ? c : `_${id.charCodeAt(i).toString(16)}`;
+  }
+  return name;
+}

@@ -1,0 +1,51 @@
+/** Which verdict each address of a pod has in the maps. Small: it is all that an ADD needs. */
+import type { PodPolicy } from "./compiled.ts";
+import { type Direction, dropChain, podMap, profileChain } from "./names.ts";
+
+/** What becomes of a pod whose policy is not known yet. */
+export type Posture = "allow" | "deny";
+
+/** A pod that is attached to this node. */
+export interface LocalPod {
+  readonly namespace: string;
+  readonly name: string;
+  /** Canonical texts without prefix length, of both families. */
+  readonly addresses: readonly string[];
+  /** Holds while no compiled policy names the pod; absent: allow. */
+  readonly posture?: Posture;
+}
+
+function verdictText(direction: Direction, policy: Pick<PodPolicy, Direction> | undefined, posture: Posture): string {
+  if (policy === undefined) return posture === "deny" ? `goto ${dropChain(direction)}` : "return";
+  const profile = policy[direction];
+  return profile === undefined ? "return" : `goto ${profileChain(direction, profile)}`;
+}
+
+/** Map and element for each address and direction, `return` where nothing is judged: what is there is always known. */
+export function verdictsOf(
+  addresses: readonly string[],
+  policy: Pick<PodPolicy, Direction> | undefined,
+  posture: Posture = "allow",
+): { readonly map: string; readonly element: string }[] {
+  return addresses.flatMap((address) => {
+    const family = address.includes(":") ? 6 : 4;
+    return (["egress", "ingress"] as const).map((direction) => ({
+      map: podMap(direction, family),
+      element: `${address} : ${verdictText(direction, policy, posture)}`,
+    }));
+  });
+}
+
+/** All elements of all maps. An address that two pods claim is the later one's. */
+export function podVerdicts(policies: readonly PodPolicy[], pods: readonly LocalPod[]): Map<string, string[]> {
+  const byPod = new Map(policies.map((p) => [`${p.namespace}/${p.name}`, p]));
+  const maps = new Map<string, Map<string, string>>();
+  for (const pod of pods) {
+    for (const { map, element } of verdictsOf(pod.addresses, byPod.get(`${pod.namespace}/${pod.name}`), pod.posture)) {
+      const elements = maps.get(map) ?? new Map<string, string>();
+      maps.set(map, elements);
+      elements.set(element.slice(0, element.indexOf(" : ")), element);
+    }
+  }
+  return new Map([...maps].map(([map, elements]) => [map, [...elements.values()].sort()]));
+}
