@@ -1,12 +1,14 @@
 /** ENIs on the node: waiting for the link of a new one, and setting it up. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { eniRequests } from "../../shared/datapath/eni-link.ts";
+import { ensureNodeRules } from "../../shared/datapath/node-rules.ts";
 import { formatMac } from "../../shared/net/mac.ts";
 import { getLink, type Link, parseLink } from "../../shared/netlink/rtnl/link.ts";
 import { openNetlink } from "../../shared/netlink/socket.ts";
 import { writeSysctl } from "../../shared/netlink/sysctl.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { type Eni, setEniLink } from "../store/enis.ts";
+import { getFacts, setFacts } from "../store/facts.ts";
 import { inTransaction } from "../store/transaction.ts";
 import type { AgentContext } from "./context.ts";
 
@@ -56,8 +58,21 @@ export function setUpEni(ctx: AgentContext, eni: Eni, link: Link): void {
   );
 }
 
+/** The node's own addresses. */
+export function nodeIpsOf(ctx: Pick<AgentContext, "store" | "self">): string[] {
+  const { node_ip6: six } = getFacts(ctx.store.db);
+  return [ctx.self.ip, ...(six ? [six] : [])];
+}
+
 /** What forwarding between pods and ENIs needs of the node, and nothing more. */
-export function setUpNode(ctx: Pick<AgentContext, "config">): void {
+export function setUpNode(ctx: Pick<AgentContext, "config" | "store" | "self">): void {
   writeSysctl(nodeSys, "net/ipv4/ip_forward", "1");
   if (ctx.config.pool.dualStack) writeSysctl(nodeSys, "net/ipv6/conf/all/forwarding", "1");
+  const nl = openNetlink(nodeSys);
+  try {
+    ensureNodeRules(nodeSys, nl, nodeIpsOf(ctx));
+  } finally {
+    nl.close();
+  }
+  inTransaction(ctx.store.db, () => setFacts(ctx.store.db, { prepared_boot: ctx.store.bootId }));
 }

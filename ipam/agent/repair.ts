@@ -4,6 +4,7 @@
  */
 import { eniRequests, eniRoutes, eniRules } from "../../shared/datapath/eni-link.ts";
 import { readKernelView } from "../../shared/datapath/kernel-view.ts";
+import { ensureNodeRules } from "../../shared/datapath/node-rules.ts";
 import { hostRequests, type PodLink } from "../../shared/datapath/pod-link.ts";
 import { sweepAddresses } from "../../shared/datapath/sweep.ts";
 import { hasRoute, hasRule, hostProblems, type KernelView } from "../../shared/datapath/verify.ts";
@@ -17,7 +18,7 @@ import { listAttachments } from "../store/attachments.ts";
 import { type Eni, listEnis, setEniLink } from "../store/enis.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, journal } from "./context.ts";
-import { findEniLink } from "./eni-node.ts";
+import { findEniLink, nodeIpsOf } from "./eni-node.ts";
 
 /** What differs for one ENI. Pure. */
 export function eniProblems(eni: Eni, view: KernelView): string[] {
@@ -35,7 +36,12 @@ export function eniProblems(eni: Eni, view: KernelView): string[] {
 export function repairNode(ctx: AgentContext): string[] {
   const nl = openNetlink(nodeSys);
   try {
-    return [...repairSysctls(ctx), ...repairEnis(ctx, nl), ...repairPods(ctx, nl)];
+    return [
+      ...repairSysctls(ctx),
+      ...ensureNodeRules(nodeSys, nl, nodeIpsOf(ctx)),
+      ...repairEnis(ctx, nl),
+      ...repairPods(ctx, nl),
+    ];
   } finally {
     nl.close();
   }

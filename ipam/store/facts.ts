@@ -20,6 +20,8 @@ export interface NodeFacts {
   /** 'most' or 'fewest': from which ENI an idle address is handed out, by its number of allocated ones. */
   readonly eni_pick: string;
   readonly boot_id: string;
+  /** Boot id in which forwarding and the rules that all pods share were set up. */
+  readonly prepared_boot: string;
   readonly max_pool: string;
   readonly min_pool: string;
   /** Of the primary ENI, bytes. */

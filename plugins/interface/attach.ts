@@ -9,7 +9,7 @@ import {
   putAttachment,
 } from "../../ipam/store/attachments.ts";
 import { type Eni, getEni, setEniLink } from "../../ipam/store/enis.ts";
-import { getFacts, type NodeFacts } from "../../ipam/store/facts.ts";
+import { getFacts, type NodeFacts, setFacts } from "../../ipam/store/facts.ts";
 import type { AttachmentKey } from "../../ipam/store/key.ts";
 import { storeNow, wallClock } from "../../ipam/store/open.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
@@ -17,12 +17,15 @@ import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import type { Result } from "../../shared/cni/result.ts";
 import { asFailure } from "../../shared/cni/run-plugin.ts";
 import { POD_TABLE_BASE } from "../../shared/datapath/constants.ts";
+import { ensureNodeRules } from "../../shared/datapath/node-rules.ts";
 import type { PodAddress, PodLink, Uplink } from "../../shared/datapath/pod-link.ts";
+import { parseIp } from "../../shared/net/ip.ts";
 import { writeSysctl } from "../../shared/netlink/sysctl.ts";
 import { ipamResult, podOf } from "../terway-ipam/commands.ts";
 import { parseIpamConfig } from "../terway-ipam/config.ts";
 import { rangeSets, takeLease } from "../terway-ipam/lease.ts";
 import type { InterfaceConfig } from "./config.ts";
+import { inKernel } from "./in-kernel.ts";
 import { journal, journalRow } from "./journal.ts";
 import { build, forgetConnections, isBuilt, prepareEni } from "./kernel.ts";
 import { openPodNetns, type PodNetns } from "./netns.ts";
@@ -50,7 +53,7 @@ export function attach(w: Work): Result {
   }
   const leasedMs = storeNow(sys);
   try {
-    prepareOnce(w, planned);
+    prepareOnce(w, facts, planned);
     forgetConnections(
       sys,
       planned.link.addresses.map((a) => a.address),
@@ -146,10 +149,11 @@ function record(
     );
   }
   let salt = 0;
-  while (hostIfnameTaken(store.db, hostIfnameOf(key, salt), key)) salt += 1;
+  const hostIfname = () => hostIfnameOf(key, salt, config.uplink !== undefined);
+  while (hostIfnameTaken(store.db, hostIfname(), key)) salt += 1;
   const link = planPodLink({
     key,
-    hostIfname: hostIfnameOf(key, salt),
+    hostIfname: hostIfname(),
     podMac: config.podMac,
     mtuBytes: config.mtuBytes ?? limit,
     addresses: addressesOf(config, leases, eni, ipam),
@@ -265,11 +269,16 @@ function refuseOthersNetns(w: Work, netns: PodNetns): void {
   }
 }
 
-/** After a boot the ENI's link has no routes until the agent is up; a pod need not wait for it. */
-function prepareOnce(w: Work, { link, carrier: eni }: Planned): void {
+/** After a boot node and ENI are not set up until the agent is there; a pod need not wait for it. */
+function prepareOnce(w: Work, facts: Partial<NodeFacts>, { link, carrier: eni }: Planned): void {
   const { store, host } = w;
+  const families = [...new Set(link.addresses.map((a) => parseIp(a.address).family))];
+  if (facts.prepared_boot !== store.bootId) {
+    enableForwarding(w, families);
+    inKernel("the node's rules", () => ensureNodeRules(host.sys, w.nl, link.nodeIps));
+    inTransaction(store.db, () => setFacts(store.db, { prepared_boot: store.bootId }));
+  }
   if (eni === undefined || eni.preparedBoot === store.bootId) return;
-  enableForwarding(w, link);
   const prepared = prepareEni(w.nl, eni);
   inTransaction(store.db, () =>
     setEniLink(store.db, eni.id, { ...prepared, mtu: eni.mtu, preparedBoot: store.bootId }),
@@ -281,7 +290,7 @@ function prepareOnce(w: Work, { link, carrier: eni }: Planned): void {
   });
 }
 
-function enableForwarding(w: Work, link: PodLink): void {
-  writeSysctl(w.host.sys, "net/ipv4/ip_forward", "1");
-  if (link.addresses.some((a) => a.address.includes(":"))) writeSysctl(w.host.sys, "net/ipv6/conf/all/forwarding", "1");
+function enableForwarding(w: Work, families: readonly (4 | 6)[]): void {
+  for (const family of families)
+    writeSysctl(w.host.sys, family === 4 ? "net/ipv4/ip_forward" : "net/ipv6/conf/all/forwarding", "1");
 }

@@ -3,7 +3,7 @@ import type { Leased } from "../../ipam/store/allocate.ts";
 import type { Eni } from "../../ipam/store/enis.ts";
 import type { AttachmentKey } from "../../ipam/store/key.ts";
 import type { IpConfig, Result } from "../../shared/cni/result.ts";
-import { HOST_IFNAME_PREFIX, POD_GATEWAY4, POD_GATEWAY6 } from "../../shared/datapath/constants.ts";
+import { HOST_IFNAME_PREFIX, HOST_UPLINK_PREFIX, POD_GATEWAY4, POD_GATEWAY6 } from "../../shared/datapath/constants.ts";
 import { routeTableOf } from "../../shared/datapath/eni-link.ts";
 import { type PodAddress, type PodLink, type Uplink, uplinkMac, vethEndOf } from "../../shared/datapath/pod-link.ts";
 import { parseCidr } from "../../shared/net/cidr.ts";
@@ -12,8 +12,9 @@ import { formatIp } from "../../shared/net/ip.ts";
 import { formatMac, localMac } from "../../shared/net/mac.ts";
 
 /** Host interface name for a key: prefix and 11 hex digits. `salt` tells apart keys whose names would be the same. */
-export function hostIfnameOf(key: AttachmentKey, salt: number): string {
-  return HOST_IFNAME_PREFIX + toHex(hash128(`${key.network}/${key.containerId}/${key.ifname}/${salt}`)).slice(0, 11);
+export function hostIfnameOf(key: AttachmentKey, salt: number, hasUplink = false): string {
+  const prefix = hasUplink ? HOST_UPLINK_PREFIX : HOST_IFNAME_PREFIX;
+  return prefix + toHex(hash128(`${key.network}/${key.containerId}/${key.ifname}/${salt}`)).slice(0, 11);
 }
 
 function macOf(key: AttachmentKey, end: "host" | "pod"): string {

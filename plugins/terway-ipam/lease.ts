@@ -118,6 +118,11 @@ export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease 
       return allocation;
     });
   let allocation = attempt(false);
+  // An address that cools down for a moment only is worth waiting for, whoever is there or not.
+  for (let soon = coolsSoon(allocation); soon !== undefined; soon = coolsSoon(allocation)) {
+    sys.pollIn([], soon);
+    allocation = attempt(false);
+  }
   if (allocation.kind === "pool-empty" && sets === undefined)
     allocation = waitForAgent(sys, store, request, allocation.counts, () => attempt(true));
   switch (allocation.kind) {
@@ -141,6 +146,15 @@ export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease 
     default:
       return allocation satisfies never;
   }
+}
+
+const SOON_MS = 500;
+
+/** Until the next address has cooled down, ms; undefined: it takes longer, or there is none. */
+function coolsSoon(allocation: Allocation): number | undefined {
+  if (allocation.kind !== "pool-empty") return undefined;
+  const inMs = allocation.counts.nextFreeInMs;
+  return inMs !== undefined && inMs <= SOON_MS ? Math.max(1, inMs) : undefined;
 }
 
 function onlyOf({ only, config }: LeaseRequest): EniConstraint | undefined {

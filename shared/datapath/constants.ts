@@ -29,4 +29,14 @@ export const POD_GATEWAY6 = parseIp("fe80::1");
 export const POD_TABLE_BASE = 100;
 export const POD_RULE_PRIORITY = 2048;
 
+/** What the names of all pods' host interfaces begin with; rules match it. */
+export const HOST_IFNAME_STEM = "cal";
 export const HOST_IFNAME_PREFIX = "cali";
+/** Of pods with an uplink. */
+export const HOST_UPLINK_PREFIX = "calu";
+
+/** Bits of packet and connection marks, clear of kube-proxy's (0x4000, 0x8000), portmap's (0x2000) and Cilium's (0xf00). */
+export const MARK_ANSWER = 0x0010_0000;
+export const MARK_MASQUERADE = 0x0020_0000;
+/** fwmark MARK_ANSWER lookup main */
+export const MARK_RULE_PRIORITY = 1024;

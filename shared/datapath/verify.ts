@@ -55,7 +55,8 @@ export function hasRule(view: KernelView, want: Rule): boolean {
       r.from?.prefixLength === want.from?.prefixLength &&
       sameIp(r.from?.ip, want.from?.ip) &&
       sameIp(r.to?.ip, want.to?.ip) &&
-      r.iifName === want.iifName,
+      r.iifName === want.iifName &&
+      r.mark === want.mark,
   );
 }
 

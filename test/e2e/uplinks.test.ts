@@ -8,7 +8,7 @@ import { type EniKind, listEnis } from "../../ipam/store/enis.ts";
 import { OUTSIDE_IP } from "../cloud/fabric.ts";
 import { runTool } from "../cloud/netns.ts";
 import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
-import { ping, tcpEcho } from "../lab/traffic.ts";
+import { connections, ping, serve, tcpEcho } from "../lab/traffic.ts";
 import { createWorld, type LabMode, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
 
 async function attach(node: WorldNode): Promise<{ readonly pod: WorldPod; readonly ip: string }> {
@@ -103,6 +103,28 @@ describe.each(CASES)("$mode", ({ mode, kind, enis, secondary }) => {
     expect(runTool("ip", ["-n", nsName(here.node.netns), "route", "show", "table", "16999"])).toBe("");
     expect(world.cloud.fabric?.spoofed()).toBe(0);
   });
+
+  it("reaches Services through the node, with backends on this node and on another", async () => {
+    const [a, b, c] = [await attach(here.node), await attach(here.node), await attach(there.node)];
+    const reached: number[] = [];
+    for (const backend of [b, c]) {
+      const server = await serve(backend.pod.netns);
+      // As kube-proxy has it for a Service's address.
+      const script = `table ip kube-proxy
+        delete table ip kube-proxy
+        table ip kube-proxy { chain pre { type nat hook prerouting priority dstnat; ip daddr 172.16.0.10 tcp dport 80 dnat to ${backend.ip}:${server.port}; }; }`;
+      runTool("nsenter", [`--net=${here.node.netns}`, "nft", "-f", "-"], script);
+      reached.push(await connections(a.pod.netns, "172.16.0.10", 80, 20));
+      server.close();
+    }
+    expect(reached).toEqual([20, 20]);
+    for (const [n, x] of [
+      [here, a],
+      [here, b],
+      [there, c],
+    ] as const)
+      await n.node.runtime.del(x.pod);
+  }, 60_000);
 
   it("has CHECK name what was changed", async () => {
     const { pod } = await attach(here.node);

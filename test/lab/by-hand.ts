@@ -32,6 +32,8 @@ export async function prepareByHand(
 ): Promise<Prepared> {
   const { model } = world.cloud;
   const zone = node.zone.endsWith("a") ? 0 : 1;
+  const vswitch = model.vswitchOf(`vsw-pod-${zone}`);
+  const six = vswitch.cidr6 !== undefined;
   const enis: EniRecord[] = [];
   for (let i = 0; i < count; i++) {
     const eni = model.createEni(
@@ -39,7 +41,7 @@ export async function prepareByHand(
         vswitchId: `vsw-pod-${zone}`,
         securityGroups: [DEFAULT_SECURITY_GROUP],
         count: secondary,
-        count6: 0,
+        count6: six ? Math.max(1, secondary) : 0,
         type: "Secondary",
         name: "",
         description: "",
@@ -57,7 +59,6 @@ export async function prepareByHand(
   const store = openStore({ sys: nodeSys, openSql: openNodeSql }, node.store);
   const ip = (...args: string[]) => runTool("ip", ["-n", node.netns.split("/").at(-1) ?? "", ...args]);
   const links = JSON.parse(ip("-j", "link")) as { ifname: string; address: string; ifindex: number; mtu: number }[];
-  const vswitch = model.vswitchOf(`vsw-pod-${zone}`);
   inTransaction(store.db, () => {
     for (const eni of enis) {
       upsertEni(store.db, {
@@ -71,8 +72,8 @@ export async function prepareByHand(
         cidr4: vswitch.cidr,
         gateway4: model.gatewayOf(vswitch),
         primary6: undefined,
-        cidr6: undefined,
-        gateway6: undefined,
+        cidr6: vswitch.cidr6,
+        gateway6: model.gateway6Of(vswitch),
         mtu: links.find((l) => l.address === eni.mac)?.mtu ?? 1500,
         createdMs: 0,
       });
@@ -81,14 +82,14 @@ export async function prepareByHand(
       if (link && kind === "exclusive")
         setEniLink(store.db, eni.id, { ifname: link.ifname, ifindex: link.ifindex, mtu: link.mtu, preparedBoot: "" });
       const usable = kind === "exclusive" ? [eni.primaryIp] : [...eni.ips].filter((x) => x !== eni.primaryIp);
-      for (const address of usable) addAddress(store.db, eni.id, address, 0);
+      for (const address of [...usable, ...eni.ips6]) addAddress(store.db, eni.id, address, 0);
     }
     setFacts(store.db, {
       node_ip: model.eniOf(node.instance.primaryEniId).primaryIp,
       via_node: JSON.stringify([SERVICE_CIDR]),
-      ip_stack: "ipv4",
+      node_ip6: [...model.eniOf(node.instance.primaryEniId).ips6][0] ?? "",
+      ip_stack: six ? "dual" : "ipv4",
     });
   });
-  runTool("nsenter", [`--net=${node.netns}`, "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
   return { node, store, enis };
 }

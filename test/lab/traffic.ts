@@ -27,6 +27,28 @@ export async function tcpEcho(serverNetns: string, address: string, clientNetns:
   }
 }
 
+/** A server that echoes, on a port of its own. */
+export async function serve(netns: string): Promise<{ readonly port: number; close(): void }> {
+  const server = await listen(netns);
+  const at = server.address();
+  return { port: typeof at === "object" && at !== null ? at.port : 0, close: () => server.close() };
+}
+
+/** Of `times` connections, how many were made without a lost SYN (the kernel repeats it after a second) and echo. */
+export async function connections(netns: string, host: string, port: number, times: number): Promise<number> {
+  const once = 'exec 3<>"/dev/tcp/$1/$2" && echo x >&3 && read -r -t 0.8 x <&3 && [ "$x" = x ]';
+  const script = `n=0; for i in $(seq ${times}); do timeout 0.9 bash -c '${once}' bash "$1" "$2" 2>/dev/null && n=$((n+1)); done; echo $n`;
+  const done = await exec({
+    path: "/bin/bash",
+    args: ["-c", script, "bash", host, String(port)],
+    env: { PATH: "/usr/bin:/bin" },
+    stdin: "",
+    netns,
+    killAfterMs: 2000 * times,
+  });
+  return Number(done.stdout);
+}
+
 function listen(netns: string): Promise<Server> {
   const server = createServer((socket) => {
     socket.on("error", () => undefined);

@@ -42,6 +42,10 @@ export type Expression =
       readonly from: Uint8Array;
       readonly to: Uint8Array;
     }
+  /** The mark of the packet (meta) or of its connection (ct) is the register's value. */
+  | { readonly kind: "set-mark"; readonly of: "meta" | "ct"; readonly reg: number }
+  /** The packet leaves with an address of the interface that it leaves by; in chains of type nat. */
+  | { readonly kind: "masquerade" }
   /** reg = (reg & mask) ^ xor */
   | { readonly kind: "bitwise"; readonly reg: number; readonly mask: Uint8Array; readonly xor: Uint8Array }
   /** `map`: the verdict found is carried out. Else: a test. */
@@ -65,7 +69,8 @@ export type Expression =
   /** One that this codec does not know; only ever read. */
   | { readonly kind: "other"; readonly name: string };
 
-const NAMES: Readonly<Record<Expression["kind"], string>> = {
+const NAMES: Readonly<Record<Exclude<Expression["kind"], "set-mark">, string>> = {
+  masquerade: "masq",
   payload: "payload",
   meta: "meta",
   ct: "ct",
@@ -91,7 +96,7 @@ function writeValue(w: Writer, type: number, value: Uint8Array): void {
 /** Appends one expression as an element of a list. */
 export function writeExpression(w: Writer, e: Expression): void {
   const element = w.beginNest(N.NFTA_LIST_ELEM);
-  w.attrString(N.NFTA_EXPR_NAME, NAMES[e.kind]);
+  w.attrString(N.NFTA_EXPR_NAME, e.kind === "set-mark" ? e.of : NAMES[e.kind]);
   const data = w.beginNest(N.NFTA_EXPR_DATA);
   writeData(w, e);
   w.endNest(data);
@@ -113,6 +118,12 @@ function writeData(w: Writer, e: Expression): void {
     case "ct":
       w.attrBe32(N.NFTA_CT_DREG, e.reg);
       w.attrBe32(N.NFTA_CT_KEY, CT[e.key]);
+      return;
+    case "set-mark":
+      w.attrBe32(e.of === "ct" ? N.NFTA_CT_SREG : N.NFTA_META_SREG, e.reg);
+      w.attrBe32(e.of === "ct" ? N.NFTA_CT_KEY : N.NFTA_META_KEY, e.of === "ct" ? N.NFT_CT_MARK : N.NFT_META_MARK);
+      return;
+    case "masquerade":
       return;
     case "cmp":
       w.attrBe32(N.NFTA_CMP_SREG, e.reg);
@@ -212,13 +223,18 @@ function parseData(name: string, a: Attributes): Expression | undefined {
     }
     case "meta": {
       const key = nameOf(META, number(N.NFTA_META_KEY));
+      if (key === "mark" && a.has(N.NFTA_META_SREG))
+        return { kind: "set-mark", of: "meta", reg: number(N.NFTA_META_SREG) };
       return key && a.has(N.NFTA_META_DREG) ? { kind: "meta", reg: number(N.NFTA_META_DREG), key } : undefined;
     }
     case "ct": {
       const key = nameOf(CT, number(N.NFTA_CT_KEY));
+      if (key === "mark" && a.has(N.NFTA_CT_SREG)) return { kind: "set-mark", of: "ct", reg: number(N.NFTA_CT_SREG) };
       if (key === undefined || !a.has(N.NFTA_CT_DREG) || a.has(N.NFTA_CT_DIRECTION)) return undefined;
       return { kind: "ct", reg: number(N.NFTA_CT_DREG), key };
     }
+    case "masq":
+      return a.size === 0 ? { kind: "masquerade" } : undefined;
     case "cmp": {
       const op = nameOf(CMP, number(N.NFTA_CMP_OP));
       return op && { kind: "cmp", reg: number(N.NFTA_CMP_SREG), op, value: value(N.NFTA_CMP_DATA) };

@@ -95,6 +95,8 @@ const expression: fc.Arbitrary<Expression> = fc.oneof(
   fc.record({ kind: fc.constant("bitwise" as const), reg, mask: bytes(4), xor: bytes(4) }),
   fc.tuple(reg, name, isTrue).map(([r, set, not]): Expression => ({ kind: "lookup", reg: r, set, ...not })),
   fc.tuple(reg, name).map(([r, set]): Expression => ({ kind: "lookup", reg: r, set, map: true })),
+  fc.record({ kind: fc.constant("set-mark" as const), of: fc.constantFrom<"meta" | "ct">("meta", "ct"), reg }),
+  fc.record({ kind: fc.constant("masquerade" as const) }),
   fc.record({ kind: fc.constant("verdict" as const), verdict }),
   fc.record({ kind: fc.constant("counter" as const), packets: count, bytes: count }),
   fc.record({ kind: fc.constant("limit" as const), rate: count, perSeconds: count, burst: u32 }),

@@ -38,6 +38,8 @@ export type HookName = keyof typeof HOOKS;
 
 /** Where a base chain hangs. */
 export interface Hook {
+  /** Absent: filter. A nat chain sees the first packet of each connection. */
+  readonly type?: "nat";
   readonly name: HookName;
   /** Lower comes first; 0 is "filter". */
   readonly priority: number;
@@ -96,7 +98,7 @@ export function parseTable(payload: Uint8Array): TableRef {
 }
 
 function describeHook(hook: Hook): string {
-  return ` { type filter hook ${hook.name} priority ${hook.priority}; policy ${hook.policy}; }`;
+  return ` { type ${hook.type ?? "filter"} hook ${hook.name} priority ${hook.priority}; policy ${hook.policy}; }`;
 }
 
 /** nft add chain; no error when it exists with the same hook. */
@@ -115,7 +117,7 @@ export function newChain(chain: Chain): Request {
       w.attrBe32(NFTA_HOOK_PRIORITY, hook.priority);
       w.endNest(nest);
       w.attrBe32(NFTA_CHAIN_POLICY, hook.policy === "accept" ? NF_ACCEPT : NF_DROP);
-      w.attrString(NFTA_CHAIN_TYPE, "filter");
+      w.attrString(NFTA_CHAIN_TYPE, hook.type ?? "filter");
     },
     () => `add chain ${describeRef(chain, chain.name)}${hook === undefined ? "" : describeHook(hook)}`,
   );
@@ -153,9 +155,11 @@ export function parseChain(payload: Uint8Array): Chain {
   let hookNumber: number | undefined;
   let priority = 0;
   let policy = NF_ACCEPT;
+  let chainType = "";
   eachAttribute(payload, NFGENMSG_BYTES, (type, value) => {
     if (type === NFTA_CHAIN_TABLE) table = readString(value);
     else if (type === NFTA_CHAIN_NAME) name = readString(value);
+    else if (type === NFTA_CHAIN_TYPE) chainType = readString(value);
     else if (type === NFTA_CHAIN_POLICY) policy = readBe32(value, 0);
     else if (type === NFTA_CHAIN_HOOK)
       eachAttribute(value, 0, (inner, v) => {
@@ -166,6 +170,7 @@ export function parseChain(payload: Uint8Array): Chain {
   if (table === undefined || name === undefined) throw new MalformedNetlink("a chain has no name", 0);
   const hookName = (Object.keys(HOOKS) as HookName[]).find((h) => HOOKS[h] === hookNumber);
   const hook: Hook | undefined = hookName && {
+    ...(chainType === "nat" ? { type: "nat" as const } : {}),
     name: hookName,
     priority,
     policy: policy === NF_DROP ? "drop" : "accept",

@@ -121,6 +121,7 @@ export function describeRule(rule: RuleMatch): string {
   const parts = [`from ${rule.from ? formatCidr(rule.from) : "all"}`];
   if (rule.to) parts.push(`to ${formatCidr(rule.to)}`);
   if (rule.iifName !== undefined) parts.push(`iif ${rule.iifName}`);
+  if (rule.mark !== undefined) parts.push(`fwmark 0x${rule.mark.toString(16)}`);
   if (rule.table !== undefined) parts.push(`lookup ${rule.table}`);
   if (rule.priority !== undefined) parts.push(`pref ${rule.priority}`);
   return parts.join(" ");
