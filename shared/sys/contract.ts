@@ -270,6 +270,20 @@ export const CONTRACT: readonly ContractCase[] = [
     },
   ],
   [
+    "unshare moves into a new network namespace, and setns back",
+    ({ sys }) => {
+      const own = sys.open("/proc/thread-self/ns/net", O_RDONLY);
+      const before = sys.stat("/proc/thread-self/ns/net")?.ino;
+      sys.unshare(CLONE_NEWNET);
+      const inside = sys.stat("/proc/thread-self/ns/net")?.ino;
+      sys.setns(own, CLONE_NEWNET);
+      sys.close(own);
+      equal(inside === before, false, "the same namespace");
+      equal(sys.stat("/proc/thread-self/ns/net")?.ino, before, "namespace");
+      refused("EINVAL", () => sys.unshare(1));
+    },
+  ],
+  [
     "a detached send reports the kernel's answer and can be reaped",
     ({ sys }) => {
       const fd = sys.socket(AF_NETLINK, SOCK_RAW, 0);

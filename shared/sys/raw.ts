@@ -19,6 +19,7 @@ export interface RawSys {
   getpid(): number;
   kill(pid: number, signal: number): number;
   setns(fd: number, nstype: number): number;
+  unshare(flags: number): number;
   getrandom(into: Uint8Array): number;
   environ(into: Uint8Array): number;
   clock(id: number): number;

@@ -95,6 +95,8 @@ export interface Sys {
   kill(pid: number, signal: number): void;
   /** Moves the calling thread. */
   setns(fd: number, nstype: number): void;
+  /** Moves the calling thread into new namespaces, CLONE_NEW…; they end with their last thread and descriptor. */
+  unshare(flags: number): void;
   randomBytes(count: number): Uint8Array;
   /** The environment at this moment. */
   environ(): Readonly<Record<string, string>>;
@@ -189,6 +191,7 @@ export function createSys(raw: RawSys): Sys {
     getpid: () => raw.getpid(),
     kill: (pid, signal) => void check(raw.kill(pid, signal), "kill", pid),
     setns: (fd, nstype) => void check(raw.setns(fd, nstype), "setns", fd),
+    unshare: (flags) => void check(raw.unshare(flags), "unshare", `0x${flags.toString(16)}`),
     randomBytes(count) {
       const bytes = new Uint8Array(count);
       check(raw.getrandom(bytes), "getrandom", count);

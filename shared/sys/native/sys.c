@@ -91,6 +91,7 @@ static double sys_stat(SysArg *a) {
 static double sys_getpid(SysArg *a) { (void)a; return getpid(); }
 static double sys_kill(SysArg *a) { return result(kill(a[0].i, a[1].i)); }
 static double sys_setns(SysArg *a) { return result(setns(a[0].i, a[1].i)); }
+static double sys_unshare(SysArg *a) { return result(unshare(a[0].i)); }
 static double sys_getrandom(SysArg *a) { return result(getrandom(a[0].b.ptr, a[0].b.len, 0)); }
 
 /* Copies the environment as NUL-terminated strings; returns the bytes needed, also when they do not fit. */
@@ -299,6 +300,7 @@ const SysFunction sys_functions[] = {
     {"tryLockByte", "ii", sys_try_lock_byte},
                {"getpid", "", sys_getpid},
     {"kill", "ii", sys_kill},            {"setns", "ii", sys_setns},
+    {"unshare", "i", sys_unshare},
     {"getrandom", "b", sys_getrandom},   {"environ", "b", sys_environ},
     {"clock", "i", sys_clock},           {"spawn", "svvb", sys_spawn},
     {"waitpid", "ii", sys_waitpid},      {"wait4", "iib", sys_wait4},
