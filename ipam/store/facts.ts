@@ -28,6 +28,8 @@ export interface NodeFacts {
   readonly node_mtu: string;
   /** ipv4, dual or ipv6 */
   readonly ip_stack: string;
+  /** Of the compiled policy; absent: none was ever compiled. */
+  readonly policy_revision: string;
 }
 
 export type FactName = keyof NodeFacts;

@@ -14,6 +14,7 @@ export function forgetBoot(db: SqlHandle, bootId: string): void {
                 THEN 'reserved' WHEN state = 'releasing' THEN 'releasing' ELSE 'idle' END;
       DELETE FROM attachment;
       DELETE FROM demand;
+      DELETE FROM policy_address;
       UPDATE reservation SET expires_ms = NULL;
       UPDATE eni SET idle_since_ms = NULL, created_ms = 0;
       UPDATE intent SET since_ms = 0;

@@ -86,6 +86,24 @@ CREATE INDEX reservation_pod ON reservation(pod_namespace, pod_name);
 CREATE TABLE pod_fact(namespace TEXT NOT NULL, name TEXT NOT NULL, uid TEXT, facts TEXT NOT NULL, at REAL NOT NULL,
   PRIMARY KEY(namespace, name));
 
+-- NetworkPolicy, compiled. A pod's ADD reads its row of policy_pod; sets and profiles only if the kernel lacks them.
+CREATE TABLE policy_pod(namespace TEXT NOT NULL, name TEXT NOT NULL,
+  ingress TEXT, egress TEXT,           -- profiles; NULL: all is allowed
+  PRIMARY KEY(namespace, name)) WITHOUT ROWID;
+CREATE TABLE policy_profile(id TEXT PRIMARY KEY, profile TEXT NOT NULL);  -- JSON
+CREATE TABLE policy_set(id TEXT NOT NULL, kind TEXT NOT NULL CHECK(kind IN ('addresses','endpoints')),
+  elements TEXT NOT NULL,              -- one a line
+  PRIMARY KEY(kind, id));
+-- Whose policy holds for an address of this node: the last that was attached with it.
+CREATE TABLE policy_address(
+  address TEXT PRIMARY KEY,            -- canonical text
+  network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,
+  namespace TEXT NOT NULL, name TEXT NOT NULL,
+  posture TEXT NOT NULL CHECK(posture IN ('allow','deny')),  -- while no policy_pod names the pod
+  since_ms REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX policy_address_key ON policy_address(network, container_id, ifname);
+
 CREATE TABLE demand(
   network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,
   families TEXT NOT NULL,              -- '4', '6' or '46'

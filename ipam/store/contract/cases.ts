@@ -2,6 +2,7 @@
 import { AGENT_CASES } from "./agent-cases.ts";
 import { ALLOCATE_CASES } from "./allocate-cases.ts";
 import type { ContractCase } from "./kit.ts";
+import { POLICY_CASES } from "./policy-cases.ts";
 import { RANGE_CASES } from "./range-cases.ts";
 import { RECORD_CASES } from "./record-cases.ts";
 import { REQUEST_CASES } from "./request-cases.ts";
@@ -12,4 +13,5 @@ export const CASES: readonly (readonly [group: string, cases: readonly ContractC
   ["local ranges", RANGE_CASES],
   ["the agent's side", AGENT_CASES],
   ["records", RECORD_CASES],
+  ["compiled policy", POLICY_CASES],
 ];

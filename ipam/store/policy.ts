@@ -1,0 +1,232 @@
+/** Compiled NetworkPolicy, and which addresses of this node it holds for. */
+import type { AddressSet, CompiledPolicy, EndpointSet, PodPolicy, Profile } from "../../shared/policy/compiled.ts";
+import type { LocalPod, Posture } from "../../shared/policy/pod-verdicts.ts";
+import type { SqlHandle, SqlRow } from "../../shared/sys/sql.ts";
+import { type AttachmentKey, keyParams } from "./key.ts";
+import { textOf } from "./row.ts";
+
+// ---- what is compiled ----
+
+function lines(elements: readonly string[]): string {
+  return elements.join("\n");
+}
+
+function unlines(text: unknown): string[] {
+  return text === "" ? [] : String(text).split("\n");
+}
+
+/**
+ * Makes the store's compiled policy this one; writes only what differs. Inside a transaction.
+ *
+ * @param before What the store is known to hold: its objects that come again are not even looked at.
+ * @returns How many rows were written or removed.
+ */
+export function putCompiled(db: SqlHandle, compiled: CompiledPolicy, before?: CompiledPolicy): number {
+  const known = new Set<object>([
+    ...(before?.sets ?? []),
+    ...(before?.endpointSets ?? []),
+    ...(before?.profiles ?? []),
+    ...(before?.pods ?? []),
+  ]);
+  let changed = 0;
+  const putSet = (id: string, kind: string, elements: readonly string[]) =>
+    db.run(
+      `INSERT INTO policy_set(id, kind, elements) VALUES(?,?,?)
+       ON CONFLICT(kind, id) DO UPDATE SET elements = excluded.elements WHERE elements <> excluded.elements`,
+      [id, kind, lines(elements)],
+    );
+  for (const set of compiled.sets) if (!known.has(set)) changed += putSet(set.id, "addresses", set.cidrs);
+  for (const set of compiled.endpointSets) if (!known.has(set)) changed += putSet(set.id, "endpoints", set.endpoints);
+  for (const profile of compiled.profiles) {
+    // The id is a hash of the content: what is there is right.
+    if (!known.has(profile))
+      changed += db.run("INSERT OR IGNORE INTO policy_profile(id, profile) VALUES(?,?)", [
+        profile.id,
+        JSON.stringify(profile),
+      ]);
+  }
+  for (const pod of compiled.pods) {
+    if (known.has(pod)) continue;
+    changed += db.run(
+      `INSERT INTO policy_pod(namespace, name, ingress, egress) VALUES(?,?,?,?)
+       ON CONFLICT(namespace, name) DO UPDATE SET ingress = excluded.ingress, egress = excluded.egress
+         WHERE ingress IS NOT excluded.ingress OR egress IS NOT excluded.egress`,
+      [pod.namespace, pod.name, pod.ingress ?? null, pod.egress ?? null],
+    );
+  }
+  changed += removeOthers(db, compiled);
+  db.run(
+    "INSERT INTO fact(name, value) VALUES('policy_revision', ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
+    [String(compiled.revision)],
+  );
+  return changed;
+}
+
+function removeOthers(db: SqlHandle, compiled: CompiledPolicy): number {
+  let removed = 0;
+  const pods = new Set(compiled.pods.map((p) => `${p.namespace}/${p.name}`));
+  for (const row of db.all("SELECT namespace, name FROM policy_pod"))
+    if (!pods.has(`${row.namespace}/${row.name}`))
+      removed += db.run("DELETE FROM policy_pod WHERE namespace = ? AND name = ?", [
+        row.namespace ?? "",
+        row.name ?? "",
+      ]);
+  const profiles = new Set(compiled.profiles.map((p) => p.id));
+  for (const { id } of db.all("SELECT id FROM policy_profile"))
+    if (!profiles.has(String(id))) removed += db.run("DELETE FROM policy_profile WHERE id = ?", [id ?? ""]);
+  const sets = new Set([
+    ...compiled.sets.map((s) => `addresses ${s.id}`),
+    ...compiled.endpointSets.map((s) => `endpoints ${s.id}`),
+  ]);
+  for (const { kind, id } of db.all("SELECT kind, id FROM policy_set"))
+    if (!sets.has(`${kind} ${id}`))
+      removed += db.run("DELETE FROM policy_set WHERE kind = ? AND id = ?", [kind ?? "", id ?? ""]);
+  return removed;
+}
+
+/** undefined: none was ever compiled. */
+export function getCompiled(db: SqlHandle): CompiledPolicy | undefined {
+  const revision = db.get("SELECT value FROM fact WHERE name = 'policy_revision'")?.value;
+  if (revision === undefined) return undefined;
+  return {
+    revision: Number(revision),
+    ...setsOf(db.all("SELECT id, kind, elements FROM policy_set ORDER BY kind, id")),
+    profiles: db.all("SELECT profile FROM policy_profile ORDER BY id").map(profileOf),
+    pods: db.all("SELECT namespace, name, ingress, egress FROM policy_pod ORDER BY namespace, name").map(podOf),
+  };
+}
+
+function setsOf(rows: readonly SqlRow[]): { readonly sets: AddressSet[]; readonly endpointSets: EndpointSet[] } {
+  const sets: AddressSet[] = [];
+  const endpointSets: EndpointSet[] = [];
+  for (const { id, kind, elements } of rows) {
+    if (kind === "addresses") sets.push({ id: String(id), cidrs: unlines(elements) });
+    else endpointSets.push({ id: String(id), endpoints: unlines(elements) });
+  }
+  return { sets, endpointSets };
+}
+
+function profileOf(row: SqlRow): Profile {
+  return JSON.parse(String(row.profile)) as Profile;
+}
+
+function podOf(row: SqlRow): PodPolicy {
+  const [ingress, egress] = [textOf(row.ingress), textOf(row.egress)];
+  return {
+    namespace: String(row.namespace),
+    name: String(row.name),
+    ...(ingress === undefined ? {} : { ingress }),
+    ...(egress === undefined ? {} : { egress }),
+  };
+}
+
+/** undefined: the policy of this pod is not known (yet). */
+export function getPodPolicy(db: SqlHandle, namespace: string, name: string): PodPolicy | undefined {
+  const row = db.get("SELECT namespace, name, ingress, egress FROM policy_pod WHERE namespace = ? AND name = ?", [
+    namespace,
+    name,
+  ]);
+  return row && podOf(row);
+}
+
+/** These profiles, as far as they are known. */
+export function getProfiles(db: SqlHandle, ids: readonly string[]): Profile[] {
+  return ids.flatMap((id) => db.all("SELECT profile FROM policy_profile WHERE id = ?", [id]).map(profileOf));
+}
+
+/** The sets with these ids, of either kind. */
+export function getPolicySets(
+  db: SqlHandle,
+  ids: readonly string[],
+): { readonly sets: AddressSet[]; readonly endpointSets: EndpointSet[] } {
+  return setsOf(
+    ids.flatMap((id) => [
+      ...db.all("SELECT id, kind, elements FROM policy_set WHERE kind = 'addresses' AND id = ?", [id]),
+      ...db.all("SELECT id, kind, elements FROM policy_set WHERE kind = 'endpoints' AND id = ?", [id]),
+    ]),
+  );
+}
+
+// ---- whose addresses ----
+
+export interface PolicyAddress extends AttachmentKey {
+  readonly address: string;
+  readonly namespace: string;
+  readonly name: string;
+  readonly posture: Posture;
+  /** CLOCK_BOOTTIME. */
+  readonly sinceMs: number;
+}
+
+/** From now on the address is this attachment's, whoever had it before. Inside a transaction. */
+export function putPolicyAddress(db: SqlHandle, a: PolicyAddress): void {
+  db.run(
+    `INSERT OR REPLACE INTO policy_address(address, network, container_id, ifname, namespace, name, posture, since_ms)
+     VALUES(?,?,?,?,?,?,?,?)`,
+    [a.address, ...keyParams(a), a.namespace, a.name, a.posture, a.sinceMs],
+  );
+}
+
+/** Forgets the attachment's addresses, but for those that are another's by now. @returns What was forgotten. */
+export function dropPolicyAddresses(db: SqlHandle, key: AttachmentKey): PolicyAddress[] {
+  return db
+    .all("DELETE FROM policy_address WHERE network = ? AND container_id = ? AND ifname = ? RETURNING *", keyParams(key))
+    .map(addressOf);
+}
+
+export function policyAddressesOf(db: SqlHandle, key: AttachmentKey): PolicyAddress[] {
+  return db
+    .all("SELECT * FROM policy_address WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key))
+    .map(addressOf);
+}
+
+export function listPolicyAddresses(db: SqlHandle): PolicyAddress[] {
+  return db.all("SELECT * FROM policy_address ORDER BY address").map(addressOf);
+}
+
+function addressOf(row: SqlRow): PolicyAddress {
+  return {
+    address: String(row.address),
+    network: String(row.network),
+    containerId: String(row.container_id),
+    ifname: String(row.ifname),
+    namespace: String(row.namespace),
+    name: String(row.name),
+    posture: row.posture === "deny" ? "deny" : "allow",
+    sinceMs: Number(row.since_ms),
+  };
+}
+
+/** The pods that are attached here, for `programPolicy`: one entry a pod and posture. */
+export function listLocalPods(db: SqlHandle): LocalPod[] {
+  const pods = new Map<string, LocalPod & { readonly addresses: string[] }>();
+  for (const { address, namespace, name, posture } of listPolicyAddresses(db)) {
+    const key = `${namespace}/${name}/${posture}`;
+    const pod = pods.get(key);
+    if (pod === undefined) pods.set(key, { namespace, name, posture, addresses: [address] });
+    else pod.addresses.push(address);
+  }
+  return [...pods.values()];
+}
+
+/** Attachments of `network` with addresses here that are not in the runtime's list. Like `planGc`. */
+export function planPolicyGc(
+  db: SqlHandle,
+  network: string,
+  valid: readonly { readonly containerId: string; readonly ifname: string }[],
+  madeBeforeMs: number,
+): AttachmentKey[] {
+  const alive = new Set(valid.map((a) => `${a.containerId}/${a.ifname}`));
+  return db
+    .all(
+      `SELECT network, container_id, ifname, max(since_ms) AS since FROM policy_address WHERE network = ?
+        GROUP BY network, container_id, ifname HAVING since < ?`,
+      [network, madeBeforeMs],
+    )
+    .map((row) => ({
+      network: String(row.network),
+      containerId: String(row.container_id),
+      ifname: String(row.ifname),
+    }))
+    .filter((key) => !alive.has(`${key.containerId}/${key.ifname}`));
+}
