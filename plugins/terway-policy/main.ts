@@ -1,3 +1,4 @@
-import { notBuiltYet } from "../host/not-built.ts";
+/** NetworkPolicy: a pod's addresses are under its rules before ADD returns. */
+import { policyPlugin } from "./commands.ts";
 
-export const { add, del, check, gc, status } = notBuiltYet("terway-policy", "take terway-policy out of the conflist");
+export const { add, del, check, gc, status } = policyPlugin;

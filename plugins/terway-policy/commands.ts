@@ -1,0 +1,299 @@
+/** The verbs of terway-policy: a pod's addresses are under its NetworkPolicies before ADD returns. */
+
+import { withBallast } from "../../ipam/store/ballast.ts";
+import { getFact } from "../../ipam/store/facts.ts";
+import type { AttachmentKey } from "../../ipam/store/key.ts";
+import { type Store, storeNow } from "../../ipam/store/open.ts";
+import {
+  dropPolicyAddresses,
+  getPodPolicy,
+  getPolicySets,
+  getProfiles,
+  type PolicyAddress,
+  planPolicyGc,
+  policyAddressesOf,
+  putPolicyAddress,
+} from "../../ipam/store/policy.ts";
+import { inTransaction } from "../../ipam/store/transaction.ts";
+import { CniFailure, CODE } from "../../shared/cni/failure.ts";
+import type { Result } from "../../shared/cni/result.ts";
+import { asFailure, type CniCall } from "../../shared/cni/run-plugin.ts";
+import { formatIp, tryParseIp } from "../../shared/net/ip.ts";
+import { readSysctl } from "../../shared/netlink/sysctl.ts";
+import type { PodPolicy } from "../../shared/policy/compiled.ts";
+import { type PodPlan, podProblems, putPod } from "../../shared/policy/pod-program.ts";
+import { type Posture, verdictsOf } from "../../shared/policy/pod-verdicts.ts";
+import { referenced } from "../../shared/policy/render.ts";
+import type { Plugin, PluginHost } from "../host/plugin.ts";
+import { keyOf, podOf, withStore } from "../terway-ipam/commands.ts";
+import { placesOf } from "../terway-ipam/config.ts";
+import { type PolicyConfig, parsePolicyConfig } from "./config.ts";
+import { forgetConnections, inKernel, openTables, removeAddresses } from "./kernel.ts";
+
+/** GC leaves alone what is younger than this: the runtime made its list before it called us. */
+const GC_GRACE_MS = 30_000;
+const LOOK_AGAIN_MS = 20;
+
+interface Pod {
+  readonly namespace: string;
+  readonly name: string;
+}
+
+interface Work {
+  readonly host: PluginHost;
+  readonly call: CniCall;
+  readonly config: PolicyConfig;
+  readonly store: Store;
+  readonly key: AttachmentKey;
+}
+
+function withWork<T>(call: CniCall, host: PluginHost, work: (w: Work) => T): T {
+  const config = parsePolicyConfig(call, host.env);
+  return withStore(host, config, (store) => work({ host, call, config, store, key: keyOf(call) }));
+}
+
+export const policyPlugin: Plugin = {
+  add: (call, host) => withWork(call, host, add),
+  check: (call, host) => withWork(call, host, check),
+  del: (call, host) => withStore(host, placesOf(call, host.env), (store) => remove(host, store, keyOf(call), call)),
+  gc(call, host) {
+    const valid = call.conf.validAttachments;
+    if (valid === undefined) return;
+    withStore(host, placesOf(call, host.env), (store) => collect(host, store, call.conf.name, valid));
+  },
+  status: (call, host) => withWork(call, host, status),
+};
+
+// ---- who, and under what ----
+
+/** Under a runtime that is no kubelet, policies name the container. */
+function identityOf(call: CniCall): Pod {
+  return podOf(call) ?? { namespace: "", name: call.env.containerId };
+}
+
+/** Canonical addresses of the pod, as the plugins before us made them. */
+function addressesOf(call: CniCall): string[] {
+  if (call.prevResult === undefined)
+    throw new CniFailure(
+      CODE.invalidConfig,
+      `network "${call.conf.name}" has no prevResult for terway-policy`,
+      "terway-policy is a chained plugin: put it after the interface plugin in the conflist",
+    );
+  return (call.prevResult.ips ?? []).map(({ address }) => {
+    const ip = tryParseIp(address.split("/")[0] ?? "");
+    if (ip === undefined)
+      throw new CniFailure(CODE.decode, `prevResult.ips has the address ${JSON.stringify(address)}`, "");
+    return formatIp(ip);
+  });
+}
+
+function postureOf(config: PolicyConfig): Posture {
+  return config.unknown === "allow" ? "allow" : "deny";
+}
+
+/** Verdicts of a pod, and where its profiles are found if the kernel has not got them. */
+function planOf(w: Work, addresses: readonly string[], policy: PodPolicy | undefined): PodPlan {
+  const { db } = w.store;
+  return {
+    verdicts: verdictsOf(addresses, policy, postureOf(w.config)),
+    parts() {
+      const ids = [policy?.ingress, policy?.egress].filter((id) => id !== undefined);
+      const profiles = getProfiles(db, ids);
+      if (profiles.length < new Set(ids).size)
+        throw new CniFailure(
+          CODE.tryAgainLater,
+          `the store lacks a policy profile of ${policy?.namespace}/${policy?.name} (${ids.join(", ")})`,
+          "the policies are being written at this moment, or run `terway-cli policy sync` again",
+        );
+      return { profiles, ...getPolicySets(db, [...new Set(profiles.flatMap(referenced))]) };
+    },
+  };
+}
+
+function optionsOf(config: PolicyConfig): { readonly logDrops?: boolean } {
+  return config.logDrops === undefined ? {} : { logDrops: config.logDrops };
+}
+
+// ---- ADD ----
+
+function add(w: Work): Result {
+  const addresses = addressesOf(w.call);
+  const result = w.call.prevResult ?? {};
+  if (addresses.length === 0) return result; // nothing that a policy could speak of
+  const pod = identityOf(w.call);
+  try {
+    let policy = claim(w, pod, addresses);
+    if (policy === undefined && w.config.unknown === "wait") policy = waitForPolicy(w, pod);
+    const nft = openTables(w.host.sys);
+    let first: PodPolicy | undefined | "again" = policy;
+    const done = inKernel(`policy of ${pod.namespace}/${pod.name}`, () =>
+      putPod(
+        nft,
+        () => {
+          const now = first === "again" ? getPodPolicy(w.store.db, pod.namespace, pod.name) : first;
+          first = "again";
+          return planOf(w, addresses, now);
+        },
+        optionsOf(w.config),
+      ),
+    );
+    const judged = done.plan.verdicts.some((v) => !v.element.endsWith(" : return"));
+    // Whoever reached the address since the interface exists was not judged yet.
+    if (judged && w.config.cutEstablished) forgetConnections(nft, addresses);
+    if (done.made.length > 0) tell(w, `made what was missing in the kernel: ${done.made.join("; ")}`, pod);
+    warnOfBridge(w, result, pod);
+    return result;
+  } catch (error) {
+    undo(w, error, pod);
+    throw error;
+  }
+}
+
+/**
+ * Says in the store that the addresses are this pod's, and then reads its policy: whoever changes the policy afterwards
+ * finds the addresses.
+ */
+function claim(w: Work, pod: Pod, addresses: readonly string[]): PodPolicy | undefined {
+  const sinceMs = storeNow(w.host.sys);
+  const posture = postureOf(w.config);
+  return inTransaction(w.store.db, () => {
+    for (const address of addresses) putPolicyAddress(w.store.db, { ...w.key, address, ...pod, posture, sinceMs });
+    return getPodPolicy(w.store.db, pod.namespace, pod.name);
+  });
+}
+
+function waitForPolicy(w: Work, pod: Pod): PodPolicy {
+  const deadline = storeNow(w.host.sys) + w.config.waitMs;
+  for (;;) {
+    const policy = getPodPolicy(w.store.db, pod.namespace, pod.name);
+    if (policy !== undefined) return policy;
+    const left = deadline - storeNow(w.host.sys);
+    if (left <= 0)
+      throw new CniFailure(
+        CODE.tryAgainLater,
+        `the policy of pod ${pod.namespace}/${pod.name} did not become known within ${w.config.waitMs / 1000} s`,
+        'start terway-agent or run `terway-cli policy sync DIR`; or set "default" to "allow" or "deny"',
+      );
+    w.host.sys.pollIn([], Math.min(LOOK_AGAIN_MS, left));
+  }
+}
+
+function undo(w: Work, cause: unknown, pod: Pod): void {
+  try {
+    const claimed = inTransaction(w.store.db, () => dropPolicyAddresses(w.store.db, w.key));
+    removeAddresses(
+      w.host.sys,
+      claimed.map((a) => a.address),
+    );
+  } catch (error) {
+    tell(w, `undo: ${asFailure(error).message}`, pod, "error");
+  }
+  tell(w, asFailure(cause).message, pod, "error");
+}
+
+function tell(w: Work, msg: string, pod: Pod, level = "info"): void {
+  const { containerId, ifname } = w.key;
+  const fields = { level, op: w.call.env.verb, containerId, ifname, pod: `${pod.namespace}/${pod.name}`, msg };
+  w.host.log(w.config.logDir, fields);
+}
+
+/** A bridge carries frames between its pods past the forward hook, unless br_netfilter is told otherwise. */
+function warnOfBridge(w: Work, result: Result, pod: Pod): void {
+  // ptp and terway-eni make one interface on the node; the bridge plugin names its bridge and the veth.
+  const onNode = (result.interfaces ?? []).filter((i) => (i.sandbox ?? "") === "");
+  if (onNode.length < 2) return;
+  for (const name of ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"]) {
+    let value = "absent";
+    try {
+      value = readSysctl(w.host.sys, name);
+    } catch {
+      // The module is not loaded.
+    }
+    if (value === "1") continue;
+    const held = "traffic between pods of one bridge is not judged by NetworkPolicy";
+    tell(w, `${held}: ${name} is ${value}; load br_netfilter and set it to 1`, pod, "warn");
+    return;
+  }
+}
+
+// ---- DEL, GC ----
+
+function remove(host: PluginHost, store: Store, key: AttachmentKey, call?: CniCall): void {
+  const rows = withBallast(host.sys, store.path, () =>
+    inTransaction(store.db, () => dropPolicyAddresses(store.db, key)),
+  );
+  const addresses = rows.map((a) => a.address);
+  if (rows.length === 0 && call !== undefined) addresses.push(...strays(store, call));
+  if (addresses.length === 0) return;
+  try {
+    removeAddresses(host.sys, addresses);
+  } catch (error) {
+    // The runtime calls again; it must find again what there is to remove.
+    withBallast(host.sys, store.path, () => inTransaction(store.db, () => restore(store, rows)));
+    throw error;
+  }
+}
+
+function restore(store: Store, rows: readonly PolicyAddress[]): void {
+  for (const row of rows)
+    if (store.db.get("SELECT 1 FROM policy_address WHERE address = ?", [row.address]) === undefined)
+      putPolicyAddress(store.db, row);
+}
+
+/** The store was lost: what the runtime remembers of this container and nobody else has. */
+function strays(store: Store, call: CniCall): string[] {
+  return (call.prevResult?.ips ?? []).flatMap(({ address }) => {
+    const ip = tryParseIp(address.split("/")[0] ?? "");
+    if (ip === undefined) return [];
+    const text = formatIp(ip);
+    return store.db.get("SELECT 1 FROM policy_address WHERE address = ?", [text]) === undefined ? [text] : [];
+  });
+}
+
+function collect(
+  host: PluginHost,
+  store: Store,
+  network: string,
+  valid: readonly { readonly containerId: string; readonly ifname: string }[],
+): void {
+  let failure: unknown;
+  for (const key of planPolicyGc(store.db, network, valid, storeNow(host.sys) - GC_GRACE_MS)) {
+    try {
+      remove(host, store, key);
+    } catch (error) {
+      failure ??= error;
+    }
+  }
+  if (failure !== undefined) throw failure;
+}
+
+// ---- CHECK, STATUS ----
+
+function check(w: Work): void {
+  const addresses = addressesOf(w.call);
+  const pod = identityOf(w.call);
+  const mine = policyAddressesOf(w.store.db, w.key).map((a) => a.address);
+  const problems = addresses
+    .filter((a) => !mine.includes(a))
+    .map((a) => `the store does not have ${a} for container ${w.key.containerId}`);
+  const plan = planOf(w, addresses, getPodPolicy(w.store.db, pod.namespace, pod.name));
+  const nft = openTables(w.host.sys);
+  problems.push(...inKernel("CHECK", () => podProblems(nft, plan, optionsOf(w.config))));
+  if (problems.length > 0)
+    throw new CniFailure(
+      CODE.changed,
+      `the policy of pod ${pod.namespace}/${pod.name} is not in force: ${problems.join("; ")}`,
+      "the agent mends it; without one run `terway-cli policy sync DIR`, or create the pod again",
+    );
+}
+
+function status(w: Work): void {
+  const nft = openTables(w.host.sys);
+  inKernel("STATUS", () => nft.generation());
+  if (w.config.unknown === "wait" && getFact(w.store.db, "policy_revision") === undefined)
+    throw new CniFailure(
+      CODE.notAvailable,
+      "no NetworkPolicy was compiled into the store yet, and pods wait for theirs (default: wait)",
+      "start terway-agent or run `terway-cli policy sync DIR`",
+    );
+}

@@ -1,0 +1,316 @@
+/** terway-policy behind Debian's ptp and terway-ipam, policies from the store alone: no agent runs. */
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { openStore } from "../../ipam/store/open.ts";
+import { listPolicyAddresses, putCompiled } from "../../ipam/store/policy.ts";
+import { inTransaction } from "../../ipam/store/transaction.ts";
+import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
+import type { CompiledPolicy, PodPolicy } from "../../shared/policy/compiled.ts";
+import { readTable } from "../../shared/policy/read.ts";
+import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
+import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
+import { type PodProcess, startPodProcess } from "../lab/pod-process.ts";
+import { ping } from "../lab/traffic.ts";
+import { CNI_PATH } from "../lab/world.ts";
+import { CniCallError, type CniResult, type CniRuntime, createRuntime, type Pod } from "../runtime/cni-runtime.ts";
+import { inNetns } from "../runtime/exec.ts";
+
+const prefix = `pp${process.pid % 10000}`;
+const dir = mkdtempSync(join(tmpdir(), "terway-policy-"));
+const storePath = join(dir, "ipam.db");
+let node: Netns;
+let nft: NftSocket;
+let runtime: CniRuntime;
+
+const places = { store: storePath, logDir: join(dir, "log") };
+
+/** terway-policy alone: for verbs that Debian's ptp does not have yet, and for what comes before it. */
+function policyOnly(more: Readonly<Record<string, unknown>>): CniRuntime {
+  const plugin = { type: "terway-policy", ...places, ...more };
+  const conflist = { cniVersion: "1.1.0", name: "net", plugins: [plugin] };
+  return createRuntime({ netns: node.path, cniPath: CNI_PATH, conflist });
+}
+
+function runtimeWith(policy: Readonly<Record<string, unknown>>): CniRuntime {
+  return createRuntime({
+    netns: node.path,
+    cniPath: CNI_PATH,
+    conflist: {
+      cniVersion: "1.0.0",
+      name: "net",
+      plugins: [
+        {
+          type: "ptp",
+          ipam: {
+            type: "terway-ipam",
+            ...places,
+            cooldownSeconds: 0,
+            ranges: [[{ subnet: "10.77.0.0/24" }], [{ subnet: "fd77::/64" }]],
+            routes: [{ dst: "0.0.0.0/0" }, { dst: "::/0" }],
+          },
+        },
+        { type: "terway-policy", ...places, ...policy },
+      ],
+    },
+  });
+}
+
+interface Attached {
+  readonly pod: Pod;
+  readonly ip4: string;
+  readonly ip6: string;
+  readonly ns: Netns;
+  readonly process: PodProcess;
+  readonly result: CniResult;
+}
+let serial = 0;
+const alive: { readonly ns: Netns; process?: PodProcess; readonly pod: Pod; readonly by: CniRuntime }[] = [];
+
+function newPod(name: string): { readonly ns: Netns; readonly pod: Pod } {
+  serial += 1;
+  const ns = createNetns(`${prefix}-${serial}`);
+  const pod = { containerId: `${name}-${serial}`, netns: ns.path, ifname: "eth0", namespace: "d", name, uid: "u" };
+  return { ns, pod };
+}
+
+async function attach(name: string, by = runtime): Promise<Attached> {
+  const { ns, pod } = newPod(name);
+  const entry: (typeof alive)[number] = { ns, pod, by };
+  alive.push(entry);
+  const { result } = await by.add(pod);
+  // What would be there before ADD returned: nothing of the pod's own runs until then.
+  const process = await startPodProcess(ns.path);
+  entry.process = process;
+  await process.serve([80]);
+  const [ip4 = "", ip6 = ""] = (result.ips ?? []).map((ip) => ip.address.split("/")[0] ?? "");
+  return { pod, ip4, ip6, ns, process, result };
+}
+
+function compiled(pods: readonly PodPolicy[], friends: readonly string[] = []): CompiledPolicy {
+  return {
+    revision: 1,
+    sets: [{ id: "friends", cidrs: friends }],
+    endpointSets: [],
+    profiles: [
+      {
+        id: "friends-only",
+        direction: "ingress",
+        admin: [],
+        policies: [{ verdict: "accept", peers: ["friends"], origin: "NetworkPolicy d/x ingress[0]" }],
+        baseline: [],
+      },
+      { id: "silent", direction: "egress", admin: [], policies: [], baseline: [] },
+    ],
+    pods,
+  };
+}
+
+function openOurStore() {
+  return openStore({ sys: nodeSys, openSql: openNodeSql }, storePath);
+}
+
+function sync(policy: CompiledPolicy): void {
+  const store = openOurStore();
+  inTransaction(store.db, () => putCompiled(store.db, policy));
+  store.db.close();
+}
+
+async function failure(work: Promise<unknown>): Promise<CniCallError> {
+  const error = await work.then(
+    () => undefined,
+    (e: unknown) => e,
+  );
+  if (error instanceof CniCallError) return error;
+  throw error ?? new Error("it should have failed");
+}
+
+const mapElements = () =>
+  [...(readTable(nft)?.sets ?? [])].flatMap(([name, set]) =>
+    set.kind === "verdicts" ? set.elements.map((e) => `${name} ${e}`) : [],
+  );
+const nftDo = (...args: string[]) => runTool("ip", ["netns", "exec", node.name, "nft", ...args]);
+
+beforeAll(() => {
+  node = createNetns(`${prefix}-node`);
+  for (const s of ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])
+    runTool("ip", ["netns", "exec", node.name, "sysctl", "-qw", s]);
+  nft = inNetns(node.path, () => openNft(nodeSys));
+  runtime = runtimeWith({});
+});
+afterEach(async () => {
+  for (const { ns, process, pod, by } of alive.splice(0)) {
+    await by.del(pod).catch(() => undefined);
+    await process?.close();
+    ns.close();
+  }
+  nftDo("flush", "ruleset");
+});
+afterAll(() => {
+  nft.close();
+  node.close();
+  rmSync(dir, { recursive: true, force: true });
+});
+
+describe("terway-policy after ptp and terway-ipam", () => {
+  it("puts a pod under its policy from a store and a kernel that knew nothing, and takes it out again", async () => {
+    sync(
+      compiled([
+        { namespace: "d", name: "web", ingress: "friends-only" },
+        { namespace: "d", name: "client" },
+      ]),
+    );
+    const [web, client] = [await attach("web"), await attach("client")];
+    expect(web.result.ips?.length).toBe(2);
+    expect(web.result.interfaces?.map((i) => i.name)).toContain("eth0"); // prevResult is passed on
+    const tries = await Promise.all([
+      client.process.probe("tcp", web.ip4, 80),
+      client.process.probe("udp", web.ip6, 80),
+      ping(client.ns.path, web.ip4, 0.3),
+      web.process.probe("tcp", client.ip4, 80),
+      ping(node.path, web.ip4),
+      ping(node.path, web.ip6),
+    ]);
+    expect(tries).toEqual([false, false, false, true, true, true]);
+    await runtime.check(web.pod);
+    await runtime.del(web.pod);
+    await runtime.del(web.pod);
+    expect(mapElements().sort()).toEqual(
+      [
+        `from4 ${client.ip4} : return`,
+        `to4 ${client.ip4} : return`,
+        `from6 ${client.ip6} : return`,
+        `to6 ${client.ip6} : return`,
+      ].sort(),
+    );
+    const log = readFileSync(join(dir, "log/terway-policy.log"), "utf8");
+    expect(log).toContain("table inet terway-policy is missing");
+  });
+
+  it("lets in whom the policy names", async () => {
+    const friends = ["10.77.0.0/24", "fd77::/64"];
+    sync(compiled([{ namespace: "d", name: "web", ingress: "friends-only" }], friends));
+    const [client, web] = [await attach("client"), await attach("web")];
+    expect(await client.process.probe("tcp", web.ip4, 80)).toBe(true);
+    // ptp leaves duplicate address detection of its gateway running: the first packets may be lost.
+    expect(await client.process.probe("tcp", web.ip6, 80, 5000)).toBe(true);
+  });
+
+  it.each([
+    ["allow", true],
+    ["deny", false],
+  ] as const)("gives a pod that no policy knows the posture %s", async (posture, reached) => {
+    sync(compiled([]));
+    const by = runtimeWith({ default: posture });
+    const [a, b] = [await attach("a", by), await attach("b", by)];
+    expect(await a.process.probe("tcp", b.ip4, 80)).toBe(reached);
+    expect(await ping(node.path, a.ip4)).toBe(true);
+  });
+
+  it("waits for a policy, takes it when it comes, and fails with code 11 when it does not", async () => {
+    sync(compiled([]));
+    const by = runtimeWith({ default: "wait", waitSeconds: 5 });
+    const waiting = attach("late", by);
+    setTimeout(() => sync(compiled([{ namespace: "d", name: "late", egress: "silent" }])), 150);
+    const late = await waiting;
+    expect(mapElements()).toContain(`from4 ${late.ip4} : goto out-silent`);
+    expect(await ping(late.ns.path, "10.77.0.1", 0.3)).toBe(false);
+    const { ns, pod } = newPod("never");
+    const impatient = runtimeWith({ default: "wait", waitSeconds: 0.1 });
+    const error = await failure(impatient.add(pod));
+    expect([error.code, error.message]).toEqual([11, expect.stringContaining("d/never did not become known")]);
+    await impatient.del(pod);
+    ns.close();
+    const store = openOurStore();
+    expect(listPolicyAddresses(store.db).map((a) => a.name)).toEqual(["late", "late"]);
+    store.db.close();
+  });
+
+  it("says in STATUS what ADD would say", async () => {
+    await policyOnly({}).status();
+    const fresh = policyOnly({ store: join(dir, "fresh.db"), default: "wait" });
+    expect((await failure(fresh.status())).code).toBe(50);
+  });
+
+  it("wins over an element that the address's last pod left", async () => {
+    sync(compiled([{ namespace: "d", name: "web", ingress: "friends-only" }]));
+    const first = await attach("other");
+    nftDo("flush", "map", "inet", "terway-policy", "to4");
+    for (let n = 2; n < 30; n++) nftDo("add", "element", "inet", "terway-policy", "to4", `{ 10.77.0.${n} : drop }`);
+    const web = await attach("web");
+    expect(mapElements()).toContain(`to4 ${web.ip4} : goto in-friends-only`);
+    expect(await first.process.probe("tcp", web.ip4, 80)).toBe(false);
+    expect(await ping(node.path, web.ip4)).toBe(true);
+  });
+
+  it("is judged anew: what the address had open before does not stay open", async () => {
+    sync(compiled([{ namespace: "d", name: "web", ingress: "friends-only" }]));
+    const client = await attach("client");
+    const web = await attach("web");
+    // As if the flow were from before ADD: it begins while nothing is judged.
+    nftDo("flush", "map", "inet", "terway-policy", "to4");
+    const stream = await client.process.stream("udp", web.ip4, 80);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await policyOnly({ prevResult: web.result }).add(web.pod);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    const first = await stream.stop();
+    expect(first.echoed).toBeGreaterThan(0);
+    expect(first.echoed).toBeLessThan(first.sent);
+    const again = await client.process.stream("udp", web.ip4, 80);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    expect((await again.stop()).echoed).toBe(0);
+  });
+
+  it("names in CHECK what is missing", async () => {
+    sync(compiled([{ namespace: "d", name: "web", ingress: "friends-only" }]));
+    const web = await attach("web");
+    const said = async (...command: string[]) => {
+      nftDo(...command);
+      const error = await failure(runtime.check(web.pod));
+      return [error.code, error.message];
+    };
+    expect(await said("delete", "element", "inet", "terway-policy", "to4", `{ ${web.ip4} }`)).toEqual([
+      102,
+      expect.stringContaining(`to4 lacks ${web.ip4} : goto in-friends-only`),
+    ]);
+    expect(await said("flush", "chain", "inet", "terway-policy", "in-friends-only")).toEqual([
+      102,
+      expect.stringContaining("chain in-friends-only was changed"),
+    ]);
+    expect(await said("flush", "ruleset")).toEqual([
+      102,
+      expect.stringContaining("table inet terway-policy is missing"),
+    ]);
+  });
+
+  it("collects what the runtime no longer knows, and DEL works whatever is left to go by", async () => {
+    sync(compiled([{ namespace: "d", name: "web", ingress: "friends-only" }]));
+    const [kept, lost, bare] = [await attach("kept"), await attach("web"), await attach("web")];
+    const store = openOurStore();
+    store.db.run("UPDATE policy_address SET since_ms = since_ms - 60000");
+    store.db.run("UPDATE address SET since_ms = since_ms - 60000");
+    store.db.close();
+    await policyOnly({}).gc([kept, bare].map((x) => ({ containerID: x.pod.containerId, ifname: "eth0" })));
+    expect(mapElements().filter((e) => e.includes(` ${lost.ip4} `) || e.includes(` ${lost.ip6} `))).toEqual([]);
+    expect(mapElements().filter((e) => e.includes(` ${kept.ip4} `)).length).toBe(2);
+    // One element is gone already; neither result nor namespace is known any more.
+    nftDo("delete", "element", "inet", "terway-policy", "to4", `{ ${bare.ip4} }`);
+    runtime.cache.delete(`${bare.pod.containerId}/eth0`);
+    await runtime.del({ ...bare.pod, netns: "" }).catch(() => undefined); // ptp and its own needs
+    expect(mapElements().filter((e) => e.includes(` ${bare.ip4} `) || e.includes(` ${bare.ip6} `))).toEqual([]);
+    nftDo("flush", "ruleset");
+    await runtime.del(kept.pod);
+  });
+
+  it("refuses to be first in the chain, and a configuration that it does not understand", async () => {
+    const { ns, pod } = newPod("x");
+    const first = await failure(policyOnly({}).add(pod));
+    expect([first.code, first.message]).toEqual([7, expect.stringContaining("no prevResult")]);
+    const odd = await failure(policyOnly({ default: "maybe", waitSeconds: -1, logDrops: 1 }).add(pod));
+    expect(odd.message).toContain('default is "maybe"');
+    expect(odd.message).toContain("waitSeconds is -1");
+    expect(odd.message).toContain("logDrops is 1");
+    ns.close();
+  });
+});
