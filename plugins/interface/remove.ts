@@ -36,12 +36,13 @@ export function remove(w: Work, op: "DEL" | "GC"): void {
       failure ??= asFailure(error);
     }
   };
-  if (before && link && leavesTraces(link))
-    attempt(() => clearPod(w.host.sys, w.nl, findPodNetns(w.host.sys, before), link));
   // Without a row the name is only a guess: another key may have it by right.
   if (link !== undefined || !hostIfnameTaken(w.store.db, hostIfname, w.key))
     attempt(() => removeVeth(w.host.sys, w.nl, hostIfname, addresses));
   if (addresses.length > 0) attempt(() => forgetConnections(w.host.sys, addresses));
+  // Last: the kernel keeps everybody else waiting while it moves an ENI back.
+  if (before && link && leavesTraces(link))
+    attempt(() => clearPod(w.host.sys, w.nl, findPodNetns(w.host.sys, before), link));
   if (failure === undefined) attempt(() => giveBack(w));
   if (before !== undefined || failure !== undefined)
     journal(w, { op, startedMs, failure, detail: addresses.join(" "), before });
@@ -53,8 +54,8 @@ export function undo(w: Work, netns: PodNetns, link: PodLink): void {
   const { sys } = w.host;
   const addresses = link.addresses.map((a) => a.address);
   const steps = [
-    () => clearPod(sys, w.nl, netns, link),
     () => removeVeth(sys, w.nl, link.hostIfname, addresses),
+    () => clearPod(sys, w.nl, netns, link),
     () => giveBack(w),
   ];
   for (const step of steps) {

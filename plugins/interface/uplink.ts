@@ -7,16 +7,25 @@ import { deleteLink } from "../../shared/netlink/delete-link.ts";
 import { accepting } from "../../shared/netlink/request.ts";
 import { delLink, getLink, parseLink, setLink } from "../../shared/netlink/rtnl/link.ts";
 import { delRule } from "../../shared/netlink/rtnl/rule.ts";
-import { NetlinkError, type NetlinkSocket, openNetlink, type Refusal } from "../../shared/netlink/socket.ts";
+import {
+  encodeRequests,
+  NetlinkError,
+  type NetlinkSocket,
+  openNetlink,
+  type Refusal,
+} from "../../shared/netlink/socket.ts";
 import { writeSysctl } from "../../shared/netlink/sysctl.ts";
 import { CLOCK_MONOTONIC } from "../../shared/sys/linux.ts";
-import { isErrno, type Sys } from "../../shared/sys/sys.ts";
+import { DETACHED_FD, isErrno, type Sys } from "../../shared/sys/sys.ts";
 import { findByMac, inKernel, inNetns, notOurs } from "./in-kernel.ts";
 import type { PodNetns } from "./netns.ts";
 
-/** A VLAN that another pod has just left is free once that pod's namespace is gone, which the kernel does later. */
-const VLAN_WAIT_MS = 3000;
-const VLAN_LOOK_MS = 20;
+/**
+ * A VLAN that another pod has just left is free once that pod's namespace is gone, and an ENI is on its way back for a
+ * while after DEL: the kernel does both later.
+ */
+const WAIT_MS = 3000;
+const LOOK_MS = 10;
 
 /** Inside {@link inKernel}. The uplink is then in the pod, down. */
 export function makeUplink(
@@ -35,7 +44,12 @@ export function makeUplink(
     if (uplink.kind === "eni") return;
     pod.apply([delLink({ index: found.index })]);
   }
-  const parent = findByMac(host, uplink.parentMac);
+  const deadline = sys.clock(CLOCK_MONOTONIC) + WAIT_MS;
+  let parent = findByMac(host, uplink.parentMac);
+  while (parent === undefined && uplink.kind === "eni" && sys.clock(CLOCK_MONOTONIC) < deadline) {
+    sys.pollIn([], LOOK_MS);
+    parent = findByMac(host, uplink.parentMac);
+  }
   if (parent === undefined) {
     throw new CniFailure(
       CODE.tryAgainLater,
@@ -45,13 +59,12 @@ export function makeUplink(
   }
   quietIpv6(sys, netns);
   const requests = uplinkRequests(link, uplink, parent.index, netns.fd);
-  const deadline = sys.clock(CLOCK_MONOTONIC) + VLAN_WAIT_MS;
   for (;;) {
     const refused = host.transact(requests).find((outcome) => !outcome.ok);
     if (refused === undefined) return;
     const { refusal } = refused as { readonly refusal: Refusal };
     if (refusal.errno === "EEXIST" && uplink.kind === "vlan" && sys.clock(CLOCK_MONOTONIC) < deadline) {
-      sys.pollIn([], VLAN_LOOK_MS);
+      sys.pollIn([], LOOK_MS);
       continue;
     }
     throw refusal.errno === "EOPNOTSUPP" ? notInKernel(uplink) : new NetlinkError(refusal);
@@ -92,8 +105,8 @@ function quietIpv6(sys: Sys, netns: PodNetns): void {
  */
 export function clearPod(sys: Sys, host: NetlinkSocket, netns: PodNetns | undefined, link: PodLink): void {
   inKernel(`${link.podIfname}`, () => {
-    if (netns) removeFromPod(sys, netns, link);
-    if (link.uplink?.kind === "eni") giveBackName(host, link.uplink);
+    if (netns) removeFromPod(sys, host, netns, link);
+    else if (link.uplink?.kind === "eni") giveBackName(host, link.uplink);
   });
 }
 
@@ -102,20 +115,33 @@ export function leavesTraces(link: PodLink): boolean {
   return link.uplink !== undefined || link.podTable !== undefined;
 }
 
-function removeFromPod(sys: Sys, netns: PodNetns, link: PodLink): void {
+function removeFromPod(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodLink): void {
   const { uplink } = link;
   const pod = openNetlink(sys, undefined, { netnsFd: netns.fd, ownNetnsFd: netns.ownFd });
   try {
     pod.apply(podRules(link).map((rule) => accepting(delRule(rule), "ENOENT")));
-    if (uplink?.kind === "eni") {
-      const found = findByMac(pod, uplink.mac);
-      if (found !== undefined) pod.apply(returnRequests(uplink, found.index, netns.ownFd));
-    } else if (uplink) {
-      inNetns(sys, netns, () => deleteLink(sys, pod, link.podIfname));
-    }
+    if (uplink?.kind === "eni") returnEni(sys, host, pod, netns, uplink);
+    else if (uplink) inNetns(sys, netns, () => deleteLink(sys, pod, link.podIfname));
   } finally {
     pod.close();
   }
+}
+
+/**
+ * The kernel holds whoever moves a link between namespaces for an RCU barrier or two (20 to 40 ms), so a child process
+ * does it. Nothing waits for it: the address cools down, the ADD that gets this ENI next waits for its link, and if the
+ * namespace dies first, the kernel does the same.
+ */
+function returnEni(sys: Sys, host: NetlinkSocket, pod: NetlinkSocket, netns: PodNetns, uplink: Uplink): void {
+  const found = findByMac(pod, uplink.mac);
+  if (found === undefined) {
+    giveBackName(host, uplink);
+    return;
+  }
+  const { eniIfname: name } = uplink;
+  const isFree = name !== undefined && host.transact([getLink({ name })])[0]?.ok === false;
+  const requests = returnRequests(found.index, DETACHED_FD, isFree ? name : "eth%d");
+  sys.close(sys.sendDetached(pod.fd, encodeRequests(requests), netns.ownFd).reportFd);
 }
 
 /** A namespace that dies gives its ENI back under whatever name is free. */

@@ -35,10 +35,11 @@ export function uplinkRequests(link: PodLink, uplink: Uplink, parentIndex: numbe
   }
 }
 
-/** On the pod's socket: the ENI goes back to the node, down and without its addresses and routes. */
-export function returnRequests(uplink: Uplink, index: number, nodeNetnsFd: number): Request[] {
-  return [
-    setLink({ index, up: false }),
-    setLink({ index, netnsFd: nodeNetnsFd, ...(uplink.eniIfname === undefined ? {} : { name: uplink.eniIfname }) }),
-  ];
+/**
+ * On the pod's socket: the ENI goes back to the node, down and without its addresses and routes.
+ *
+ * @param name May be a pattern like `eth%d`.
+ */
+export function returnRequests(index: number, nodeNetnsFd: number, name: string): Request[] {
+  return [setLink({ index, up: false }), setLink({ index, netnsFd: nodeNetnsFd, name })];
 }

@@ -7,11 +7,10 @@ import { errnoName } from "../sys/errno.ts";
 import { AF_NETLINK, SOCK_RAW } from "../sys/linux.ts";
 import { isErrno, type Sys } from "../sys/sys.ts";
 import { delLink, getLink, linkIndexOf } from "./rtnl/link.ts";
-import { NetlinkError, type NetlinkSocket } from "./socket.ts";
-import { NETLINK_ROUTE, NLM_F_ACK } from "./uapi/netlink.ts";
+import { encodeRequests, NetlinkError, type NetlinkSocket } from "./socket.ts";
+import { NETLINK_ROUTE } from "./uapi/netlink.ts";
 import { RTM_DELLINK, RTMGRP_LINK } from "./uapi/rtnetlink.ts";
 import { parseMessages } from "./wire/reader.ts";
-import { Writer } from "./wire/writer.ts";
 
 const TIMEOUT_MS = 20_000;
 
@@ -34,11 +33,7 @@ export function deleteLink(sys: Sys, nl: NetlinkSocket, name: string): boolean {
   let reportFd = -1;
   try {
     sys.bindNetlink(monitor, RTMGRP_LINK); // before the request: the announcement must not be missed
-    const writer = new Writer();
-    const at = writer.beginMessage(request.type, request.flags | NLM_F_ACK, 1);
-    request.write(writer);
-    writer.endMessage(at);
-    reportFd = sys.sendDetached(asking, writer.finish()).reportFd;
+    reportFd = sys.sendDetached(asking, encodeRequests([request])).reportFd;
     sys.close(asking);
     const errno = waitForEnd(sys, monitor, reportFd, index);
     if (errno !== 0 && errno !== 19 /* ENODEV: somebody else was faster */) {

@@ -116,6 +116,19 @@ export function openNetlink(
   };
 }
 
+/** The bytes of several requests; the last asks for an acknowledgement. */
+export function encodeRequests(requests: readonly Request[], firstSeq = 1): Uint8Array {
+  const writer = new Writer();
+  for (const [i, request] of requests.entries()) {
+    // One acknowledgement, of the last: the kernel answers in order, and says a refusal also when not asked to.
+    const ack = i === requests.length - 1 ? NLM_F_ACK : 0;
+    const at = writer.beginMessage(request.type, request.flags | ack, firstSeq + i);
+    request.write(writer);
+    writer.endMessage(at);
+  }
+  return writer.finish();
+}
+
 /** The protocol over an {@link Exchange}. */
 export function talk(exchange: Exchange): Pick<NetlinkSocket, "transact" | "apply" | "dump"> {
   let seq = 1;
@@ -123,15 +136,8 @@ export function talk(exchange: Exchange): Pick<NetlinkSocket, "transact" | "appl
   function transact(requests: readonly Request[]): Outcome[] {
     if (requests.length === 0) return [];
     const first = seq;
-    const writer = new Writer();
-    for (const [i, request] of requests.entries()) {
-      // One acknowledgement, of the last: the kernel answers in order, and says a refusal also when not asked to.
-      const ack = i === requests.length - 1 ? NLM_F_ACK : 0;
-      const at = writer.beginMessage(request.type, request.flags | ack, seq++);
-      request.write(writer);
-      writer.endMessage(at);
-    }
-    exchange.send(writer.finish());
+    exchange.send(encodeRequests(requests, first));
+    seq += requests.length;
     const outcomes: Outcome[] = [];
     let replies: Uint8Array[] = [];
     // Whatever had no answer of its own before the one at `index` went well.

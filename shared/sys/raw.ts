@@ -36,5 +36,5 @@ export interface RawSys {
   sendToUnix(fd: number, name: string, bytes: Uint8Array): number;
   unixName(fd: number, into: Uint8Array): number;
   poll(fds: Int32Array, timeoutMs: number): number;
-  sendDetached(fd: number, bytes: Uint8Array, out: Int32Array): number;
+  sendDetached(fd: number, bytes: Uint8Array, out: Int32Array, keepFd: number): number;
 }

@@ -118,10 +118,14 @@ export interface Sys {
   unixName(fd: number): string;
   /** Waits until one of the descriptors is readable (or closed by its peer); the indices that are. `[]` on timeout. */
   pollIn(fds: readonly number[], timeoutMs: number): number[];
-  sendDetached(fd: number, bytes: Uint8Array): DetachedSend;
+  /** @param keepFd A descriptor that the message names: in the child it is {@link DETACHED_FD}. */
+  sendDetached(fd: number, bytes: Uint8Array, keepFd?: number): DetachedSend;
   /** Reaps a child; throws ECHILD if there is none. undefined when `options` has WNOHANG and it still runs. */
   waitpid(pid: number, options?: number): number | undefined;
 }
+
+/** Number of the descriptor that a detached child keeps. */
+export const DETACHED_FD = 2;
 
 const DEFAULT_MAX_FILE_BYTES = 16 << 20;
 const CHUNK_BYTES = 16 << 10;
@@ -237,9 +241,9 @@ export function createSys(raw: RawSys): Sys {
       if (pollRaw(table, timeoutMs) === 0) return [];
       return fds.map((_, i) => i).filter((i) => table[3 * i + 2] !== 0);
     },
-    sendDetached(fd, bytes) {
+    sendDetached(fd, bytes, keepFd = -1) {
       const out = new Int32Array(2);
-      check(raw.sendDetached(fd, bytes, out), "fork", fd);
+      check(raw.sendDetached(fd, bytes, out, keepFd), "fork", fd);
       const [pid = 0, reportFd = -1] = out;
       return { pid, reportFd };
     },

@@ -251,7 +251,7 @@ static double sys_poll(SysArg *a) {
 static double sys_send_detached(SysArg *a) {
   if (a[2].b.len < 2 * sizeof(int32_t)) return -EINVAL;
   int32_t *out = (int32_t *)a[2].b.ptr;
-  int sock = a[0].i, report[2];
+  int sock = a[0].i, kept = a[3].i, report[2];
   if (pipe2(report, O_CLOEXEC) < 0) return -errno;
   pid_t pid = fork();
   if (pid < 0) {
@@ -262,12 +262,14 @@ static double sys_send_detached(SysArg *a) {
   }
   if (pid == 0) {
     setsid();
-    /* Keep the socket and the pipe as 0 and 1, drop everything else. */
+    /* Keep the socket and the pipe as 0 and 1, what the message names as 2, drop everything else. */
     int keep = fcntl(report[1], F_DUPFD, 10);
     int s = fcntl(sock, F_DUPFD, 10);
+    int named = kept >= 0 ? fcntl(kept, F_DUPFD, 10) : -1;
     dup2(s, 0);
     dup2(keep, 1);
-    for (int fd = 2; fd < 64; fd++) close(fd);
+    if (named >= 0) dup2(named, 2);
+    for (int fd = named >= 0 ? 3 : 2; fd < 64; fd++) close(fd);
     int32_t verdict = 0;
     union { struct nlmsghdr h; char bytes[4096]; } reply;
     if (send(0, a[1].b.ptr, a[1].b.len, 0) < 0) {
@@ -309,6 +311,6 @@ const SysFunction sys_functions[] = {
     {"recv", "ibi", sys_recv},           {"bindNetlink", "ii", sys_bind_netlink},
     {"bindUnix", "is", sys_bind_unix},   {"connectUnix", "is", sys_connect_unix},
     {"sendToUnix", "isb", sys_sendto_unix}, {"unixName", "ib", sys_unix_name},
-    {"poll", "bi", sys_poll},            {"sendDetached", "ibb", sys_send_detached},
+    {"poll", "bi", sys_poll},            {"sendDetached", "ibbi", sys_send_detached},
 };
 const size_t sys_function_count = sizeof sys_functions / sizeof *sys_functions;
