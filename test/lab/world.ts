@@ -10,6 +10,7 @@ import { fileURLToPath } from "node:url";
 import { type Cloud, type CloudOptions, createCloud, DEFAULT_SECURITY_GROUP } from "../cloud/cloud.ts";
 import type { Instance } from "../cloud/model.ts";
 import { createNetns, type Netns } from "../cloud/netns.ts";
+import { patient } from "../kernel/patience.ts";
 import { type CniRuntime, type Conflist, createRuntime, type PluginConf, type Pod } from "../runtime/cni-runtime.ts";
 import { exec, inNetns } from "../runtime/exec.ts";
 
@@ -236,17 +237,17 @@ function createNode(
   return node;
 }
 
-/** Waits until `look` says something. @throws with `what` after the time is up. */
+/** Waits until `look` says something. @throws with `what` after the time is up, which is longer on a slow machine. */
 export async function until<T>(
   what: string,
   ms: number,
   look: () => T | undefined | false | Promise<T | undefined | false>,
 ): Promise<T> {
-  const deadline = performance.now() + ms;
+  const deadline = performance.now() + patient(ms);
   for (;;) {
     const seen = await look();
     if (seen !== undefined && seen !== false) return seen;
-    if (performance.now() > deadline) throw new Error(`${what} did not happen within ${ms} ms`);
+    if (performance.now() > deadline) throw new Error(`${what} did not happen within ${patient(ms)} ms`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
