@@ -3,7 +3,7 @@ import type { EniKind } from "../../ipam/store/enis.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import type { CniCall } from "../../shared/cni/run-plugin.ts";
 import type { Uplink } from "../../shared/datapath/pod-link.ts";
-import { formatCidr, tryParseCidr } from "../../shared/net/cidr.ts";
+import { formatCidr, networkOf, tryParseCidr } from "../../shared/net/cidr.ts";
 import { formatMac, tryParseMac } from "../../shared/net/mac.ts";
 import { placesOf } from "../terway-ipam/config.ts";
 
@@ -108,7 +108,9 @@ function parseCidrs(raw: Json, key: string, faults: string[]): string[] {
   const parsed = Array.isArray(value)
     ? value.map((v) => (typeof v === "string" ? tryParseCidr(v) : undefined))
     : [undefined];
-  if (parsed.every((cidr) => cidr !== undefined)) return parsed.map(formatCidr);
+  // The kernel takes no route whose destination has host bits.
+  if (parsed.every((cidr) => cidr !== undefined))
+    return parsed.map((cidr) => formatCidr({ ip: networkOf(cidr), prefixLength: cidr.prefixLength }));
   faults.push(`${key} is ${JSON.stringify(value)}, want a list of CIDRs such as ["172.16.0.0/16"]`);
   return [];
 }
