@@ -57,7 +57,7 @@ describe("the configuration of an interface plugin", () => {
   it("reads what goes through the node, as networks", () =>
     expect(
       parse({ mode: "exclusive", serviceCIDRs: ["172.16.0.9/16"], hostStackCIDRs: ["fd00::/108"] }).viaNode,
-    ).toEqual(["172.16.0.9/16", "fd00::/108"]));
+    ).toEqual(["172.16.0.0/16", "fd00::/108"]));
 
   it.each<[string, Record<string, unknown>, Record<string, unknown>, string]>([
     ["an unknown mode", { mode: "trunk" }, {}, 'mode is "trunk", want "shared" or "vpc" or "exclusive"'],
