@@ -5,7 +5,7 @@ import { createEvaluator, type FlowEnd } from "../../shared/policy/evaluate.ts";
 import { PolicyCompiler } from "./compiler.ts";
 import { type ObjectEvent, objectKey } from "./objects.ts";
 import { readManifests } from "./read/object.ts";
-import { change, cluster, distinct, identity, type Manifest, PORTS } from "./testkit/arbitrary.ts";
+import { change, cluster, distinct, FLOW_PORTS, identity, type Manifest } from "./testkit/arbitrary.ts";
 import { type OracleEnd, oracleAllows } from "./testkit/oracle.ts";
 
 const RUNS = Number(process.env.PROPERTY_RUNS ?? 1500);
@@ -57,7 +57,7 @@ function disagreements(manifests: readonly Manifest[], compiled: CompiledPolicy)
       if (from === to || from.address.includes(":") !== to.address.includes(":")) continue;
       if (from.pod === undefined && to.pod === undefined) continue;
       for (const protocol of ["tcp", "udp", "sctp", "icmp"] as const) {
-        for (const port of protocol === "icmp" ? [0] : PORTS) {
+        for (const port of protocol === "icmp" ? [0] : FLOW_PORTS) {
           const predicted = evaluator.judge({ from, to, protocol, port });
           const meant = oracleAllows(manifests, { from: from.oracle, to: to.oracle, protocol, port });
           if (predicted.allowed !== meant)

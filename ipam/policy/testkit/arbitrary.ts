@@ -3,8 +3,13 @@ import fc from "fast-check";
 
 export type Manifest = Record<string, unknown>;
 
+const upTo = (max: number, make: (i: number) => fc.Arbitrary<Manifest>) =>
+  fc.nat(max).chain((n) => fc.tuple(...Array.from({ length: n }, (_, i) => make(i))));
+
 const NAMESPACES = ["a", "b", "c"];
-export const PORTS = [80, 81, 8080];
+export const PORTS = [80, 82, 8080];
+/** What flows are tried with: also what lies between. */
+export const FLOW_PORTS = [80, 81, 82, 8080];
 const PORT_NAMES = ["web", "dns"];
 
 const labels = fc.record({ app: fc.constantFrom("x", "y"), tier: fc.constantFrom("f", "b") }, { requiredKeys: [] });
@@ -63,8 +68,8 @@ const npPort = fc.oneof(
   fc.record({ protocol, port: fc.constantFrom<string | number>(...PORTS, ...PORT_NAMES) }, { requiredKeys: ["port"] }),
   fc.record({ protocol }),
   fc.constantFrom(
-    { protocol: "TCP", port: 80, endPort: 81 },
-    { port: 81, endPort: 9000 },
+    { protocol: "TCP", port: 80, endPort: 82 },
+    { port: 82, endPort: 9000 },
     { protocol: "UDP", port: 1, endPort: 65535 },
   ),
 );
@@ -110,14 +115,14 @@ const node = selector.map((nodes) => ({ nodes }));
 
 const anpPort = fc.oneof(
   fc.record({ portNumber: fc.record({ protocol, port: fc.constantFrom(...PORTS) }) }),
-  fc.constant({ portRange: { protocol: "TCP", start: 80, end: 81 } }),
+  fc.constant({ portRange: { protocol: "TCP", start: 80, end: 82 } }),
 );
 const anpNamedPort = fc.constantFrom(...PORT_NAMES).map((namedPort) => ({ namedPort }));
 const cnpPort = fc.oneof(
   fc
     .record({ p: fc.constantFrom("tcp", "udp", "sctp"), number: fc.constantFrom(...PORTS) })
     .map(({ p, number }) => ({ [p]: { destinationPort: { number } } })),
-  fc.constantFrom({ tcp: { destinationPort: { range: { start: 80, end: 81 } } } }, { udp: {} }),
+  fc.constantFrom({ tcp: { destinationPort: { range: { start: 80, end: 82 } } } }, { udp: {} }),
 );
 const cnpNamedPort = fc.constantFrom(...PORT_NAMES).map((destinationNamedPort) => ({ destinationNamedPort }));
 
@@ -234,17 +239,17 @@ const domains = fc
           network_domains: [
             { name: "left", cidr: "10.0.0.0/30", allowed_destinations: left },
             { name: "right", cidr: "10.0.0.4/30", allowed_destinations: right },
+            { name: "around", cidr: "10.0.0.0/28", allowed_destinations: [] },
           ],
         }),
       },
     }),
   );
 
-export const policy = (i: number): fc.Arbitrary<Manifest> =>
-  fc.oneof({ weight: 3, arbitrary: networkPolicy(i) }, clusterPolicy(i));
+export const policy = (i: number): fc.Arbitrary<Manifest> => fc.oneof(networkPolicy(i), clusterPolicy(i));
 
-const upTo = (max: number, make: (i: number) => fc.Arbitrary<Manifest>) =>
-  fc.nat(max).chain((n) => fc.tuple(...Array.from({ length: n }, (_, i) => make(i))));
+/** Now of one sort, now mixed: several of a sort must meet at one pod. */
+const policies = fc.oneof(upTo(5, policy), upTo(5, networkPolicy), upTo(5, clusterPolicy));
 
 /** One manifest under each identity; later ones are left out. */
 export function distinct(manifests: readonly Manifest[]): Manifest[] {
@@ -265,7 +270,7 @@ export const cluster: fc.Arbitrary<Manifest[]> = fc
   .tuple(
     fc.array(namespace, { maxLength: 3 }),
     upTo(POD_COUNT, pod),
-    upTo(5, policy),
+    policies,
     fc.array(clusterNode, { maxLength: 1 }),
     fc.oneof(
       { weight: 5, arbitrary: fc.constant([]) },
