@@ -264,7 +264,7 @@ export class PolicyCompiler {
       sameList(sets, last.sets) &&
       sameList(endpointSets, last.endpointSets) &&
       sameList(profiles, last.profiles) &&
-      (pods === last.pods || JSON.stringify(pods) === JSON.stringify(last.pods));
+      sameList(pods, last.pods);
     if (!same) this.#compiled = { revision: last.revision + 1, sets, endpointSets, profiles, pods };
     return this.#compiled;
   }
@@ -295,16 +295,20 @@ export class PolicyCompiler {
   #collect(): { readonly pods: readonly PodPolicy[]; readonly profiles: readonly Profile[] } {
     const inUse = new Map<string, BuiltProfile>();
     const pods: PodPolicy[] = [];
+    const podsBefore = new Map(this.#compiled.pods.map((pod) => [`${pod.namespace}/${pod.name}`, pod]));
     for (const [key, { ingress, egress }] of this.#locals) {
       const slash = key.indexOf("/");
       for (const built of [ingress, egress])
         if (built !== undefined && !inUse.has(built.profile.id)) inUse.set(built.profile.id, built);
-      pods.push({
+      const now: PodPolicy = {
         namespace: key.slice(0, slash),
         name: key.slice(slash + 1),
         ...(ingress === undefined ? {} : { ingress: ingress.profile.id }),
         ...(egress === undefined ? {} : { egress: egress.profile.id }),
-      });
+      };
+      const before = podsBefore.get(key);
+      const same = before !== undefined && before.ingress === now.ingress && before.egress === now.egress;
+      pods.push(same ? before : now);
     }
     const used = new Set<BuiltProfile | undefined>([...this.#locals.values()].flatMap((l) => [l.ingress, l.egress]));
     for (const [name, built] of this.#built) if (!used.has(built)) this.#built.delete(name);
