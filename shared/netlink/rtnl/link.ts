@@ -41,11 +41,17 @@ export interface IpvlanSpec extends LinkAttributes {
   readonly mode: number;
 }
 
+/** In the kernel's default mode, VEPA, unless set otherwise later. */
+export interface MacvlanSpec extends LinkAttributes {
+  readonly kind: "macvlan";
+  readonly parentIndex: number;
+}
+
 export interface PlainSpec extends LinkAttributes {
   readonly kind: "ifb" | "dummy" | "bridge";
 }
 
-export type LinkSpec = VethSpec | VlanSpec | IpvlanSpec | PlainSpec;
+export type LinkSpec = VethSpec | VlanSpec | IpvlanSpec | MacvlanSpec | PlainSpec;
 
 function header(w: Writer, index: number, flags: number, change: number): void {
   w.u32(0); // family AF_UNSPEC, type
@@ -98,7 +104,7 @@ export function newLink(spec: LinkSpec): Request {
     write(w) {
       header(w, 0, 0, 0);
       attributes(w, spec);
-      if (spec.kind === "vlan" || spec.kind === "ipvlan") w.attrU32(L.IFLA_LINK, spec.parentIndex);
+      if ("parentIndex" in spec) w.attrU32(L.IFLA_LINK, spec.parentIndex);
       writeKind(w, spec);
     },
     describe: () =>

@@ -1,0 +1,225 @@
+/**
+ * Finds out what the kernel can do by doing it, in a network namespace made for that and gone afterwards. A kernel's
+ * configuration or version says less: modules may be missing, and vendors port features back.
+ *
+ * Modules load as they would at a pod's start: what ADD would get is what is reported.
+ */
+import { parseIp } from "../net/ip.ts";
+import { deleteConntrack } from "../netlink/conntrack.ts";
+import { openNft } from "../netlink/nft/socket.ts";
+import type { Request } from "../netlink/request.ts";
+import { getLink, type LinkSpec, newLink, parseLink } from "../netlink/rtnl/link.ts";
+import { newRule } from "../netlink/rtnl/rule.ts";
+import { NetlinkError, openNetlink } from "../netlink/socket.ts";
+import { IPVLAN_MODE_L2 } from "../netlink/uapi/if-link.ts";
+import { NETLINK_NETFILTER, NLM_F_CREATE, NLM_F_EXCL } from "../netlink/uapi/netlink.ts";
+import type { CompiledPolicy } from "../policy/compiled.ts";
+import { programContent } from "../policy/program.ts";
+import { renderNode } from "../policy/render.ts";
+import { CLONE_NEWNET, O_RDONLY } from "../sys/linux.ts";
+import { type Sys, SysError } from "../sys/sys.ts";
+import { FEATURE_NAMES, type KernelFeature, type KernelReport, type Verdict } from "./features.ts";
+
+// include/uapi/linux/rtnetlink.h, pkt_sched.h
+const RTM_NEWQDISC = 36;
+const TCA_KIND = 1;
+const TCA_OPTIONS = 2;
+const TCA_TBF_PARMS = 1;
+const TC_H_ROOT = 0xffff_ffff;
+const TC_H_CLSACT = 0xffff_fff1;
+
+const TRY_TABLE = 4242;
+const TRY_ADDRESSES = { 4: "192.0.2.1", 6: "2001:db8::1" } as const;
+
+/** Something of everything that policies are made of: addresses, networks, ports, peers with ports, a pod. */
+const TRY_POLICY: CompiledPolicy = {
+  revision: 1,
+  sets: [
+    { id: "try-addresses", cidrs: ["192.0.2.1/32", "2001:db8::1/128"] },
+    { id: "try-networks", cidrs: ["198.51.100.0/24", "2001:db8:1::/64"] },
+  ],
+  endpointSets: [{ id: "try-endpoints", endpoints: ["192.0.2.1 tcp 80", "2001:db8::1 udp 53"] }],
+  profiles: [
+    {
+      id: "try",
+      direction: "ingress",
+      admin: [],
+      policies: [
+        { verdict: "accept", peers: ["try-addresses", "try-networks"], origin: "try" },
+        { verdict: "accept", ports: [{ protocol: "tcp", first: 80, last: 90 }], origin: "try" },
+        { verdict: "accept", endpoints: ["try-endpoints"], origin: "try" },
+      ],
+      baseline: [],
+    },
+  ],
+  pods: [{ namespace: "try", name: "try", ingress: "try" }],
+};
+
+/** tc qdisc add …, with no more than the kind needs. */
+function newQdisc(kind: "tbf" | "prio" | "fq" | "clsact", linkIndex: number): Request {
+  return {
+    type: RTM_NEWQDISC,
+    flags: NLM_F_CREATE | NLM_F_EXCL,
+    write(w) {
+      // struct tcmsg
+      w.u32(0);
+      w.u32(linkIndex);
+      w.u32(kind === "clsact" ? 0xffff_0000 : 0);
+      w.u32(kind === "clsact" ? TC_H_CLSACT : TC_H_ROOT);
+      w.u32(0);
+      w.attrString(TCA_KIND, kind);
+      const options = w.beginNest(TCA_OPTIONS);
+      if (kind === "tbf") {
+        // struct tc_tbf_qopt: 125,000 bytes/s, a bucket of some milliseconds
+        const parms = new Uint8Array(36);
+        const view = new DataView(parms.buffer);
+        view.setUint8(1, 1); // TC_LINKLAYER_ETHERNET: no rate table
+        view.setUint32(8, 125_000, true);
+        view.setUint32(24, 100_000, true);
+        view.setUint32(28, 1_000_000, true);
+        w.attrBytes(TCA_TBF_PARMS, parms);
+      }
+      if (kind === "prio") {
+        // struct tc_prio_qopt
+        w.u32(3);
+        w.raw(Uint8Array.of(1, 2, 2, 2, 1, 2, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1));
+      }
+      w.endNest(options);
+    },
+    describe: () => `tc qdisc add dev if${linkIndex} ${kind}`,
+  };
+}
+
+/**
+ * Tries each feature. Needs CAP_SYS_ADMIN and CAP_NET_ADMIN; the calling thread is back in its own namespace after.
+ *
+ * @throws {SysError} EPERM where no namespace may be made.
+ */
+export function probeKernel(sys: Sys): KernelReport {
+  return inScratchNetns(sys, () => probeHere(sys));
+}
+
+/** Runs `work` in a network namespace of its own. */
+export function inScratchNetns<T>(sys: Sys, work: () => T): T {
+  const ownFd = sys.open("/proc/thread-self/ns/net", O_RDONLY);
+  try {
+    sys.unshare(CLONE_NEWNET);
+    try {
+      return work();
+    } finally {
+      sys.setns(ownFd, CLONE_NEWNET);
+    }
+  } finally {
+    sys.close(ownFd);
+  }
+}
+
+/** In the namespace as it is, which must be an empty one. */
+function probeHere(sys: Sys): KernelReport {
+  const nl = openNetlink(sys);
+  try {
+    const link = (name: string, spec: LinkSpec): Verdict => attempt(() => nl.apply([newLink({ ...spec, name })]));
+    const indexOf = (name: string): number => {
+      const [outcome] = nl.apply([getLink({ name })]);
+      return outcome?.replies[0] === undefined ? 0 : parseLink(outcome.replies[0]).index;
+    };
+    const veth = link("try0", { kind: "veth", peer: { name: "try1" } });
+    const bridge = link("trybr0", { kind: "bridge" });
+    const ifb = link("tryifb0", { kind: "ifb" });
+    // Something with an Ethernet header for the rest to stand on.
+    const base = [veth.there && "try0", bridge.there && "trybr0", ifb.there && "tryifb0"].find(
+      (name) => name !== false,
+    );
+    const over = (work: (index: number) => Verdict): Verdict =>
+      base === undefined
+        ? { there: false, refusal: "not tried: the kernel made no link to stand on" }
+        : work(indexOf(base));
+    const queue = (kind: Parameters<typeof newQdisc>[0], index: number) =>
+      attempt(() => nl.apply([newQdisc(kind, index)]));
+    // One root queue per link: each gets a link of its own.
+    const rootQueue = (kind: "tbf" | "prio" | "fq", n: number): Verdict => {
+      if (veth.there) {
+        nl.apply([newLink({ kind: "veth", name: `tryq${n}`, peer: { name: `tryp${n}` } })]);
+        return queue(kind, indexOf(`tryq${n}`));
+      }
+      return over((index) => queue(kind, index));
+    };
+    const rule = (family: 4 | 6): Verdict =>
+      attempt(() =>
+        nl.apply([
+          newRule({
+            family,
+            priority: 100,
+            table: TRY_TABLE,
+            from: { ip: parseIp(TRY_ADDRESSES[family]), prefixLength: family === 4 ? 32 : 128 },
+          }),
+        ]),
+      );
+    return {
+      veth,
+      bridge,
+      ifb,
+      ipvlan: over((parentIndex) => link("tryipvl0", { kind: "ipvlan", parentIndex, mode: IPVLAN_MODE_L2 })),
+      vlan: over((parentIndex) => link("tryvlan0", { kind: "vlan", parentIndex, vlanId: 101 })),
+      macvlan: tryMacvlan(),
+      tbf: rootQueue("tbf", 0),
+      prio: rootQueue("prio", 1),
+      fq: rootQueue("fq", 2),
+      clsact: over((index) => queue("clsact", index)),
+      policyRouting4: rule(4),
+      policyRouting6: rule(6),
+      nftables: tryNftables(sys),
+      conntrack: tryConntrack(sys),
+    };
+
+    function tryMacvlan(): Verdict {
+      // Not on the link that has the IPvlan child: a link is parent of one kind only.
+      if (!veth.there) return { there: false, refusal: "not tried: the kernel made no veth to stand on" };
+      const parentIndex = indexOf("try1");
+      return link("trymacv0", { kind: "macvlan", parentIndex });
+    }
+  } finally {
+    nl.close();
+  }
+}
+
+function tryNftables(sys: Sys): Verdict {
+  return attempt(() => {
+    const nft = openNft(sys);
+    try {
+      const pods = [{ namespace: "try", name: "try", addresses: Object.values(TRY_ADDRESSES) }];
+      programContent(nft, renderNode({ compiled: TRY_POLICY, pods, logDrops: true }));
+    } finally {
+      nft.close();
+    }
+  });
+}
+
+function tryConntrack(sys: Sys): Verdict {
+  return attempt(() => {
+    const nl = openNetlink(sys, NETLINK_NETFILTER);
+    try {
+      // Where the plugins take "there is no such thing" for "nothing to remove", here it is the answer.
+      nl.apply([{ ...deleteConntrack(parseIp(TRY_ADDRESSES[4]), "orig"), accept: ["ENOENT"] }]);
+    } finally {
+      nl.close();
+    }
+  });
+}
+
+function attempt(work: () => unknown): Verdict {
+  try {
+    work();
+    return { there: true };
+  } catch (error) {
+    if (error instanceof NetlinkError || error instanceof SysError) return { there: false, refusal: error.message };
+    throw error;
+  }
+}
+
+/** A report in which every feature is there, but for those named. For tests and previews. */
+export function kernelWithout(...absent: readonly KernelFeature[]): KernelReport {
+  const verdict = (name: KernelFeature): Verdict =>
+    absent.includes(name) ? { there: false, refusal: `${name}: EOPNOTSUPP` } : { there: true };
+  return Object.fromEntries(FEATURE_NAMES.map((name) => [name, verdict(name)])) as unknown as KernelReport;
+}
