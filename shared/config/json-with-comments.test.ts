@@ -1,6 +1,6 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { parseJsonWithComments } from "./json-with-comments.ts";
+import { locateJson, parseJsonWithComments } from "./json-with-comments.ts";
 
 const valueIn = (text: string) => {
   const read = parseJsonWithComments(text);
@@ -89,5 +89,36 @@ describe("parseJsonWithComments", () => {
       }),
       { numRuns: 2000 },
     );
+  });
+});
+
+describe("locateJson", () => {
+  const text = `{
+  "name": "a", // said
+  "list": [1, {"x/y~z": true}]
+}`;
+  const { outcome, places } = locateJson(text);
+
+  it("reads the same value", () => expect(outcome).toEqual(parseJsonWithComments(text)));
+
+  it.each([
+    ["/name", { line: 2, column: 3 }, { line: 2, column: 11 }],
+    ["/list", { line: 3, column: 3 }, { line: 3, column: 11 }],
+    ["/list/0", { line: 3, column: 12 }, { line: 3, column: 12 }],
+    ["/list/1/x~1y~0z", { line: 3, column: 16 }, { line: 3, column: 25 }],
+    ["", { line: 1, column: 1 }, { line: 1, column: 1 }],
+    ["/nothing", undefined, undefined],
+  ])("says where %s is", (pointer, name, value) => {
+    expect([places.name(pointer), places.value(pointer)]).toEqual([name, value]);
+  });
+
+  it("says where the first comment is", () => expect(places.comment).toEqual({ line: 2, column: 16 }));
+
+  it("knows the parts before a fault", () => {
+    const broken = locateJson('{"a": 1,\n "b": }');
+    expect([broken.outcome, broken.places.name("/a")]).toMatchObject([
+      { kind: "syntax", line: 2, column: 7 },
+      { line: 1, column: 2 },
+    ]);
   });
 });

@@ -15,6 +15,22 @@ export type JsonOutcome =
   /** `line` and `column` count from 1; the column in UTF-16 units, as editors show it for plain text. */
   | { readonly kind: "syntax"; readonly line: number; readonly column: number; readonly message: string };
 
+/** From 1; the column in UTF-16 units. */
+export interface Place {
+  readonly line: number;
+  readonly column: number;
+}
+
+/** Where the parts of a document are, by JSON pointer (RFC 6901) such as `/plugins/0/type`. */
+export interface Places {
+  /** Of a member's name; of an item or the whole, as `value`. undefined: there is no such part. */
+  name(pointer: string): Place | undefined;
+  /** Of the first character of the value. */
+  value(pointer: string): Place | undefined;
+  /** Of the first comment. */
+  readonly comment: Place | undefined;
+}
+
 const MAX_DEPTH = 64;
 const NUMBER = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
 const HEX4 = /[0-9a-fA-F]{4}/y;
@@ -40,28 +56,71 @@ class SyntaxFault {
 
 /** Reads one document. Never throws; a document that is wrong comes back as `syntax` with the first fault. */
 export function parseJsonWithComments(text: string): JsonOutcome {
-  const reader = new Reader(text);
+  return read(text, new Reader(text));
+}
+
+function read(text: string, reader: Reader): JsonOutcome {
   try {
     return { kind: "value", value: reader.document() };
   } catch (fault) {
     if (!(fault instanceof SyntaxFault)) throw fault;
-    const before = text.slice(0, fault.at);
-    const lineStart = before.lastIndexOf("\n") + 1;
-    return {
-      kind: "syntax",
-      line: before.split("\n").length,
-      column: fault.at - lineStart + 1,
-      message: fault.message,
-    };
+    return { kind: "syntax", ...placeOf(text, fault.at), message: fault.message };
   }
+}
+
+/** The same, and where each part of the document is. Of a document that is wrong, as far as it was read. */
+export function locateJson(text: string): { readonly outcome: JsonOutcome; readonly places: Places } {
+  const names = new Map<string, number>();
+  const values = new Map<string, number>();
+  const found: { comment?: number } = {};
+  const outcome = read(
+    text,
+    new Reader(text, {
+      name: (pointer, at) => names.set(pointer, at),
+      value: (pointer, at) => values.set(pointer, at),
+      comment(at) {
+        found.comment ??= at;
+      },
+    }),
+  );
+  const place = (at: number | undefined) => (at === undefined ? undefined : placeOf(text, at));
+  return {
+    outcome,
+    places: {
+      name: (pointer) => place(names.get(pointer) ?? values.get(pointer)),
+      value: (pointer) => place(values.get(pointer)),
+      comment: place(found.comment),
+    },
+  };
+}
+
+/** `~` and `/` of a member's name, as a JSON pointer has them. */
+export function pointerPart(name: string): string {
+  return name.replaceAll("~", "~0").replaceAll("/", "~1");
+}
+
+function placeOf(text: string, at: number): Place {
+  const before = text.slice(0, at);
+  return { line: before.split("\n").length, column: at - (before.lastIndexOf("\n") + 1) + 1 };
+}
+
+/** Is told what is where while a document is read. */
+interface Listener {
+  name(pointer: string, at: number): void;
+  value(pointer: string, at: number): void;
+  comment(at: number): void;
 }
 
 class Reader {
   private readonly text: string;
+  private readonly listener: Listener | undefined;
   private at = 0;
+  /** JSON pointer of what is being read; kept only for a listener. */
+  private pointer = "";
 
-  constructor(text: string) {
+  constructor(text: string, listener?: Listener) {
     this.text = text;
+    this.listener = listener;
   }
 
   document(): JsonValue {
@@ -89,11 +148,13 @@ class Reader {
       if (c === " " || c === "\t" || c === "\n" || c === "\r") {
         this.at += 1;
       } else if (c === "/" && this.text[this.at + 1] === "/") {
+        this.listener?.comment(this.at);
         const end = this.text.indexOf("\n", this.at);
         this.at = end < 0 ? this.text.length : end;
       } else if (c === "/" && this.text[this.at + 1] === "*") {
         const end = this.text.indexOf("*/", this.at + 2);
         if (end < 0) this.fail("this comment does not end: add */");
+        this.listener?.comment(this.at);
         this.at = end + 2;
       } else {
         return;
@@ -104,6 +165,7 @@ class Reader {
   private value(depth: number): JsonValue {
     this.space();
     if (depth > MAX_DEPTH) this.fail(`nested deeper than ${MAX_DEPTH} levels`);
+    this.listener?.value(this.pointer, this.at);
     const c = this.text[this.at];
     if (c === "{") return this.object(depth);
     if (c === "[") return this.array(depth);
@@ -143,7 +205,13 @@ class Reader {
       this.space();
       if (this.text[this.at] !== ":") this.fail(`expected ":" after the name "${name}", got ${this.here()}`);
       this.at += 1;
+      const within = this.pointer;
+      if (this.listener) {
+        this.pointer = `${within}/${pointerPart(name)}`;
+        this.listener.name(this.pointer, nameAt);
+      }
       entries.push([name, this.value(depth + 1)]);
+      this.pointer = within;
       if (this.more("}")) continue;
       // fromEntries makes "__proto__" a plain member too.
       return Object.fromEntries(entries);
@@ -158,8 +226,12 @@ class Reader {
       this.at += 1;
       return items;
     }
-    do items.push(this.value(depth + 1));
-    while (this.more("]"));
+    const within = this.pointer;
+    do {
+      if (this.listener) this.pointer = `${within}/${items.length}`;
+      items.push(this.value(depth + 1));
+      this.pointer = within;
+    } while (this.more("]"));
     return items;
   }
 

@@ -13,6 +13,7 @@ import { newRule } from "../netlink/rtnl/rule.ts";
 import { NetlinkError, openNetlink } from "../netlink/socket.ts";
 import { IPVLAN_MODE_L2 } from "../netlink/uapi/if-link.ts";
 import { NETLINK_NETFILTER, NLM_F_CREATE, NLM_F_EXCL } from "../netlink/uapi/netlink.ts";
+import { MalformedNetlink } from "../netlink/wire/reader.ts";
 import type { CompiledPolicy } from "../policy/compiled.ts";
 import { programContent } from "../policy/program.ts";
 import { renderNode } from "../policy/render.ts";
@@ -121,7 +122,9 @@ function probeHere(sys: Sys): KernelReport {
     const link = (name: string, spec: LinkSpec): Verdict => attempt(() => nl.apply([newLink({ ...spec, name })]));
     const indexOf = (name: string): number => {
       const [outcome] = nl.apply([getLink({ name })]);
-      return outcome?.replies[0] === undefined ? 0 : parseLink(outcome.replies[0]).index;
+      const reply = outcome?.ok ? outcome.replies[0] : undefined;
+      if (reply === undefined) throw new MalformedNetlink(`no answer says where the link ${name} is`, 0);
+      return parseLink(reply).index;
     };
     const veth = link("try0", { kind: "veth", peer: { name: "try1" } });
     const bridge = link("trybr0", { kind: "bridge" });
