@@ -35,6 +35,8 @@ export interface WorldOptions {
   readonly reconcileSeconds?: number;
   /** Do not start agents. */
   readonly agents?: boolean;
+  /** Types of the chained plugins to keep of the shipped conflist; the interface plugin alone unless given. */
+  readonly chained?: readonly string[];
 }
 
 export interface WorldNode {
@@ -72,11 +74,12 @@ export interface World {
 
 const ZONES = ["cn-emulated-a", "cn-emulated-b"] as const;
 
-/** The conflist of the mode, as shipped, with this node's store; other CNIs' plugins that are not wanted are left out. */
-function conflistOf(mode: LabMode, store: string, logDir: string, cooldownSeconds: number | undefined): Conflist {
+/** The conflist of the mode, as shipped, with this node's store; chained plugins that are not wanted are left out. */
+function conflistOf(options: WorldOptions, store: string, logDir: string): Conflist {
+  const { mode, cooldownSeconds, chained = [] } = options;
   const shipped = JSON.parse(readFileSync(join(root, "conflist", `${mode}.conflist`), "utf8")) as Conflist;
   const plugins = shipped.plugins
-    .filter((p) => p.type.startsWith("terway-"))
+    .filter((p) => p.ipam !== undefined || chained.includes(p.type))
     .map((p): PluginConf => {
       const ipam = p.ipam as Record<string, unknown> | undefined;
       return {
@@ -135,7 +138,7 @@ function createNode(
   const dir = join(worldDir, name);
   mkdirSync(dir, { recursive: true });
   const store = join(dir, "ipam.db");
-  const conflist = conflistOf(options.mode, store, join(dir, "log"), options.cooldownSeconds);
+  const conflist = conflistOf(options, store, join(dir, "log"));
   const conflistPath = join(dir, "10-terway.conflist");
   writeFileSync(conflistPath, JSON.stringify(conflist, null, 2));
   const eniConfPath = join(dir, "eni_conf");
