@@ -1,11 +1,11 @@
 /** A pod's own way into the VPC, in the kernel: making it, and taking it back. */
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { type PodLink, podRules, type Uplink } from "../../shared/datapath/pod-link.ts";
-import { returnRequests, uplinkRequests } from "../../shared/datapath/uplink.ts";
+import { newbornName, returnRequests, uplinkRequests } from "../../shared/datapath/uplink.ts";
 import { formatMac } from "../../shared/net/mac.ts";
 import { deleteLink } from "../../shared/netlink/delete-link.ts";
 import { accepting } from "../../shared/netlink/request.ts";
-import { delLink, getLink, parseLink, setLink } from "../../shared/netlink/rtnl/link.ts";
+import { delLink, getLink, type Link, parseLink, setLink } from "../../shared/netlink/rtnl/link.ts";
 import { delRule } from "../../shared/netlink/rtnl/rule.ts";
 import {
   encodeRequests,
@@ -37,10 +37,10 @@ export function makeUplink(
   uplink: Uplink,
 ): void {
   // Left by a call that was killed: ours by its MAC, and for an ENI all that is to be done.
-  const left = pod.transact([getLink({ name: link.podIfname })])[0];
-  if (left?.ok && left.replies[0]) {
-    const found = parseLink(left.replies[0]);
-    if (formatMac(found.mac) !== uplink.mac && formatMac(found.mac) !== uplink.parentMac) throw notOurs(link.podIfname);
+  for (const name of [link.podIfname, newbornName(link)]) {
+    const found = linkNamed(pod, name);
+    if (found === undefined) continue;
+    if (formatMac(found.mac) !== uplink.mac && formatMac(found.mac) !== uplink.parentMac) throw notOurs(name);
     if (uplink.kind === "eni") return;
     pod.apply([delLink({ index: found.index })]);
   }
@@ -61,7 +61,7 @@ export function makeUplink(
   const requests = uplinkRequests(link, uplink, parent.index, netns.fd);
   for (;;) {
     const refused = host.transact(requests).find((outcome) => !outcome.ok);
-    if (refused === undefined) return;
+    if (refused === undefined) break;
     const { refusal } = refused as { readonly refusal: Refusal };
     if (refusal.errno === "EEXIST" && uplink.kind === "vlan" && sys.clock(CLOCK_MONOTONIC) < deadline) {
       sys.pollIn([], LOOK_MS);
@@ -69,6 +69,13 @@ export function makeUplink(
     }
     throw refusal.errno === "EOPNOTSUPP" ? notInKernel(uplink) : new NetlinkError(refusal);
   }
+  const newborn = uplink.kind === "eni" ? undefined : linkNamed(pod, newbornName(link));
+  if (newborn) pod.apply([setLink({ index: newborn.index, name: link.podIfname })]);
+}
+
+function linkNamed(nl: NetlinkSocket, name: string): Link | undefined {
+  const [found] = nl.transact([getLink({ name })]);
+  return found?.ok && found.replies[0] ? parseLink(found.replies[0]) : undefined;
 }
 
 function notInKernel({ kind }: Uplink): CniFailure {

@@ -187,8 +187,8 @@ describe("what goes by the node", () => {
 describe("making an uplink", () => {
   it.each([
     ["eni", /if9 down.*if9/s],
-    ["ipvlan", /add eth0 type ipvlan/],
-    ["vlan", /add eth0 type vlan/],
+    ["ipvlan", /add new0? type ipvlan/],
+    ["vlan", /add new0? type vlan/],
   ] as const)("%s", (kind, expected) => {
     const link = withUplink(uplink(kind));
     const commands = uplinkRequests(link, link.uplink as Uplink, 9, 5).map((r) => r.describe());

@@ -5,9 +5,22 @@ import { newLink, setLink } from "../netlink/rtnl/link.ts";
 import { IPVLAN_MODE_L2 } from "../netlink/uapi/if-link.ts";
 import type { PodLink, Uplink } from "./pod-link.ts";
 
-/** On the node's socket: the uplink comes to be in the pod, down. @param parentIndex Of the link with `parentMac`. */
+/**
+ * What a child of an ENI is called until it has its name: the kernel looks for a new link's name also in the namespace of
+ * whoever asks, where there is an eth0 too (rtnl_newlink() before Linux 6.13).
+ */
+export function newbornName(link: PodLink): string {
+  return `new${link.hostIfname.slice(4)}`;
+}
+
+/**
+ * On the node's socket: the uplink comes to be in the pod, down; an ENI under its name, a child as {@link newbornName}.
+ *
+ * @param parentIndex Of the link with `parentMac`.
+ */
 export function uplinkRequests(link: PodLink, uplink: Uplink, parentIndex: number, podNetnsFd: number): Request[] {
-  const { podIfname: name, mtuBytes } = link;
+  const { mtuBytes } = link;
+  const name = uplink.kind === "eni" ? link.podIfname : newbornName(link);
   switch (uplink.kind) {
     case "ipvlan":
       // It has its parent's MAC.

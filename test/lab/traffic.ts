@@ -1,5 +1,6 @@
 /** Real packets between namespaces. */
 import { createServer, type Server } from "node:net";
+import { patient } from "../kernel/patience.ts";
 import { exec, inNetns } from "../runtime/exec.ts";
 
 const BYTES = 64 << 10;
@@ -36,15 +37,16 @@ export async function serve(netns: string): Promise<{ readonly port: number; clo
 
 /** Of `times` connections, how many were made without a lost SYN (the kernel repeats it after a second) and echo. */
 export async function connections(netns: string, host: string, port: number, times: number): Promise<number> {
-  const once = 'exec 3<>"/dev/tcp/$1/$2" && echo x >&3 && read -r -t 0.8 x <&3 && [ "$x" = x ]';
-  const script = `n=0; for i in $(seq ${times}); do timeout 0.9 bash -c '${once}' bash "$1" "$2" 2>/dev/null && n=$((n+1)); done; echo $n`;
+  const seconds = patient(900) / 1000;
+  const once = `exec 3<>"/dev/tcp/$1/$2" && echo x >&3 && read -r -t ${seconds} x <&3 && [ "$x" = x ]`;
+  const script = `n=0; for i in $(seq ${times}); do timeout ${seconds} bash -c '${once}' bash "$1" "$2" 2>/dev/null && n=$((n+1)); done; echo $n`;
   const done = await exec({
     path: "/bin/bash",
     args: ["-c", script, "bash", host, String(port)],
     env: { PATH: "/usr/bin:/bin" },
     stdin: "",
     netns,
-    killAfterMs: 2000 * times,
+    killAfterMs: patient(2000 * times),
   });
   return Number(done.stdout);
 }
