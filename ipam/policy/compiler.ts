@@ -150,7 +150,7 @@ export class PolicyCompiler {
     this.#stale.add(key);
     if (pod === undefined) return;
     const addresses = this.#addresses(key, pod);
-    const state: PodState = { key, pod, home, addresses, cidrs: addresses.map(addressCidr) };
+    const state: PodState = { key, pod, home, addresses, cidrs: addresses.map(addressCidr), sets: [] };
     this.#pods.set(key, state);
     home.pods.add(state);
     this.#sets.podAdded(state);
@@ -314,7 +314,7 @@ export class PolicyCompiler {
     for (const [name, built] of this.#built) if (!used.has(built)) this.#built.delete(name);
     const specs = new Map<string, SetSpec>();
     for (const built of inUse.values()) for (const spec of built.needs) specs.set(spec.id, spec);
-    this.#sets.require(specs, { namespaces: this.#namespaces, nodes: this.#nodes });
+    this.#sets.require(specs, this.#namespaces, this.#nodes);
     const before = new Map(this.#compiled.profiles.map((profile) => [profile.id, profile]));
     return {
       pods: pods.sort((a, b) => (`${a.namespace}/${a.name}` < `${b.namespace}/${b.name}` ? -1 : 1)),

@@ -12,7 +12,8 @@ export class MemberSet {
   readonly namespace: string | undefined;
   /** How many pods stand behind each element: two objects may claim one address for a while. */
   readonly #counts = new Map<string, number>();
-  #sorted: readonly string[] = [];
+  /** undefined: nobody has asked yet, and what was touched is not written down. */
+  #sorted: readonly string[] | undefined;
   #touched = new Set<string>();
   /** Blocks, for endpoints in them. */
   readonly #cover: CidrSet | undefined;
@@ -67,13 +68,17 @@ export class MemberSet {
     const count = (this.#counts.get(element) ?? 0) + by;
     if (count <= 0) this.#counts.delete(element);
     else this.#counts.set(element, count);
-    this.#touched.add(element);
+    if (this.#sorted !== undefined) this.#touched.add(element);
   }
 
   /** The same array as before when nothing differs. */
   elements(): readonly string[] {
-    if (this.#touched.size === 0) return this.#sorted;
     const old = this.#sorted;
+    if (old === undefined) {
+      this.#sorted = [...this.#counts.keys()].sort();
+      return this.#sorted;
+    }
+    if (this.#touched.size === 0) return old;
     const gone = new Set<string>();
     const added: string[] = [];
     for (const element of this.#touched) {

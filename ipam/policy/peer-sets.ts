@@ -11,11 +11,6 @@ import { selects } from "./selector.ts";
 import type { SetSpec } from "./set-spec.ts";
 import type { NamespaceState, PodState } from "./state.ts";
 
-export interface PeerSetsView {
-  readonly namespaces: ReadonlyMap<string, NamespaceState>;
-  readonly nodes: ReadonlyMap<string, ClusterNode>;
-}
-
 interface FixedSet {
   readonly blocks: readonly BlockPeer[];
   readonly set: AddressSet;
@@ -24,7 +19,6 @@ interface FixedSet {
 export class PeerSets {
   readonly #members = new Map<string, MemberSet>();
   readonly #index = new LabelIndex<MemberSet>();
-  readonly #ofPod = new Map<PodState, MemberSet[]>();
   readonly #fixed = new Map<string, FixedSet>();
   readonly #shown = new Map<string, AddressSet | EndpointSet>();
 
@@ -33,18 +27,17 @@ export class PeerSets {
   }
 
   podRemoved(pod: PodState): void {
-    for (const set of this.#ofPod.get(pod) ?? []) set.remove(pod);
-    this.#ofPod.delete(pod);
+    for (const set of pod.sets) set.remove(pod);
+    pod.sets = [];
   }
 
   #join(pod: PodState, index: LabelIndex<MemberSet>): void {
     if (pod.addresses.length === 0) return;
-    const sets = index.candidates(pod.pod.namespace, pod.pod.labels).filter((set) => set.takes(pod));
-    if (sets.length === 0) return;
-    for (const set of sets) set.add(pod);
-    const known = this.#ofPod.get(pod);
-    if (known === undefined) this.#ofPod.set(pod, sets);
-    else known.push(...sets);
+    for (const set of index.candidates(pod.pod.namespace, pod.pod.labels)) {
+      if (!set.takes(pod)) continue;
+      set.add(pod);
+      pod.sets.push(set);
+    }
   }
 
   /** Call with the new labels in place. */
@@ -56,10 +49,9 @@ export class PeerSets {
       if (was === is) continue;
       for (const pod of namespace.pods) {
         if (pod.addresses.length === 0 || !selects(set.selector, pod.pod.labels)) continue;
-        const sets = this.#ofPod.get(pod) ?? [];
         if (is) set.add(pod);
         else set.remove(pod);
-        this.#ofPod.set(pod, is ? [...sets, set] : sets.filter((other) => other !== set));
+        pod.sets = is ? [...pod.sets, set] : pod.sets.filter((other) => other !== set);
       }
     }
   }
@@ -70,8 +62,13 @@ export class PeerSets {
   }
 
   /** Makes what is newly needed and forgets what is not. */
-  require(specs: ReadonlyMap<string, SetSpec>, view: PeerSetsView): void {
-    this.#drop([...this.#members.values()].filter((set) => !stillMeans(set.spec, specs.get(set.spec.id))));
+  require(
+    specs: ReadonlyMap<string, SetSpec>,
+    namespaces: ReadonlyMap<string, NamespaceState>,
+    nodes: ReadonlyMap<string, ClusterNode>,
+  ): void {
+    const gone = [...this.#members.values()].filter((set) => !stillMeans(set.spec, specs.get(set.spec.id)));
+    this.#drop(gone, namespaces.values());
     for (const id of this.#fixed.keys()) if (!specs.has(id)) this.#fixed.delete(id);
     for (const id of this.#shown.keys()) if (!specs.has(id)) this.#shown.delete(id);
     const fresh: MemberSet[] = [];
@@ -79,7 +76,7 @@ export class PeerSets {
       if (spec.peer.kind === "blocks" && spec.port === undefined) this.#fix(spec.id, spec.peer.blocks);
       else if (!this.#members.has(spec.id)) fresh.push(new MemberSet(spec));
     }
-    this.#populate(fresh, view);
+    this.#populate(fresh, namespaces, nodes);
   }
 
   #fix(id: string, blocks: readonly BlockPeer[]): void {
@@ -90,33 +87,35 @@ export class PeerSets {
     this.#fixed.set(id, { blocks, set: same ? known.set : { id, cidrs } });
   }
 
-  #populate(fresh: readonly MemberSet[], view: PeerSetsView): void {
+  #populate(
+    fresh: readonly MemberSet[],
+    namespaces: ReadonlyMap<string, NamespaceState>,
+    nodes: ReadonlyMap<string, ClusterNode>,
+  ): void {
     if (fresh.length === 0) return;
     const index = new LabelIndex<MemberSet>();
     for (const set of fresh) {
       this.#members.set(set.spec.id, set);
       this.#index.add(set);
       index.add(set);
-      set.setNodes(view.nodes.values());
+      set.setNodes(nodes.values());
     }
-    for (const namespace of view.namespaces.values()) {
+    for (const namespace of namespaces.values()) {
       if (!fresh.some((set) => set.takesNamespace(namespace.name, namespace.labels))) continue;
       for (const pod of namespace.pods) this.#join(pod, index);
     }
   }
 
-  #drop(gone: readonly MemberSet[]): void {
+  #drop(gone: readonly MemberSet[], namespaces: Iterable<NamespaceState>): void {
     if (gone.length === 0) return;
     const dropped = new Set(gone);
     for (const set of gone) {
       this.#members.delete(set.spec.id);
       this.#index.remove(set);
     }
-    for (const [pod, sets] of this.#ofPod) {
-      const left = sets.filter((set) => !dropped.has(set));
-      if (left.length === 0) this.#ofPod.delete(pod);
-      else if (left.length < sets.length) this.#ofPod.set(pod, left);
-    }
+    for (const namespace of namespaces)
+      for (const pod of namespace.pods)
+        if (pod.sets.some((set) => dropped.has(set))) pod.sets = pod.sets.filter((set) => !dropped.has(set));
   }
 
   /** Sorted by id; the same objects while their content is the same. */

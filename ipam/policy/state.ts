@@ -1,4 +1,5 @@
 /** The cluster as the compiler keeps it. */
+import type { MemberSet } from "./member-set.ts";
 import type { Labels, Pod } from "./objects.ts";
 
 export interface NamespaceState {
@@ -15,6 +16,8 @@ export interface PodState {
   readonly addresses: readonly string[];
   /** The same as /32 and /128. */
   readonly cidrs: readonly string[];
+  /** Those that it is in. */
+  sets: MemberSet[];
 }
 
 /** The API server labels every namespace with its name. */

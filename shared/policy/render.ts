@@ -66,26 +66,38 @@ const ICMPV6_MLDV2_REPORT = 143;
 
 // ---- sets ----
 
-/** Names of what one address set becomes, by family. */
-export function addressSets(set: AddressSet): [name: string, content: SetContent][] {
-  return FAMILIES.map((family) => {
-    const elements = set.cidrs.filter((text) => familyOfText(text) === family);
-    const single = family === 4 ? "/32" : "/128";
-    const kind = elements.every((text) => text.endsWith(single)) ? "addresses" : "networks";
-    return [`${kind === "addresses" ? "a" : "n"}${family}-${safeName(set.id)}`, { kind, family, elements }];
-  });
+/** The compiler hands over the same object while nothing in it has changed: then what was made of it holds too. */
+function remember<K extends object, V>(make: (key: K) => V): (key: K) => V {
+  const made = new WeakMap<K, V>();
+  return (key) => {
+    const known = made.get(key);
+    if (known !== undefined) return known;
+    const value = make(key);
+    made.set(key, value);
+    return value;
+  };
 }
 
-export function endpointSets(set: EndpointSet): [name: string, content: SetContent][] {
-  return FAMILIES.map((family) => [
-    `e${family}-${safeName(set.id)}`,
-    {
-      kind: "endpoints",
-      family,
-      elements: set.endpoints.filter((text) => familyOfText(text.slice(0, text.indexOf(" "))) === family),
-    },
-  ]);
-}
+type NamedSets = readonly (readonly [name: string, content: SetContent])[];
+
+/** Names of what one address set becomes, by family. */
+export const addressSets = remember(
+  (set: AddressSet): NamedSets =>
+    FAMILIES.map((family) => {
+      const elements = set.cidrs.filter((text) => familyOfText(text) === family);
+      const single = family === 4 ? "/32" : "/128";
+      const kind = elements.every((text) => text.endsWith(single)) ? "addresses" : "networks";
+      return [`${kind === "addresses" ? "a" : "n"}${family}-${safeName(set.id)}`, { kind, family, elements }];
+    }),
+);
+
+export const endpointSets = remember(
+  (set: EndpointSet): NamedSets =>
+    FAMILIES.map((family) => [
+      `e${family}-${safeName(set.id)}`,
+      { kind: "endpoints", family, elements: set.endpoints.filter((text) => familyOfText(text) === family) },
+    ]),
+);
 
 /** One rule matches several ranges through a set; its name is its content, so that rules share it. */
 function portSet(ports: readonly PortRange[]): [name: string, content: SetContent] {
@@ -278,7 +290,7 @@ function renderSets(compiled: Pick<CompiledPolicy, "sets" | "endpointSets">): {
 } {
   const sets = new Map<string, SetContent>();
   const names = new Map<string, readonly [string, string]>();
-  const add = (id: string, made: readonly [string, SetContent][]) => {
+  const add = (id: string, made: NamedSets) => {
     for (const [name, content] of made) sets.set(name, content);
     names.set(id, [made[0]?.[0] ?? "", made[1]?.[0] ?? ""]);
   };
