@@ -148,7 +148,7 @@ function returnEni(sys: Sys, host: NetlinkSocket, pod: NetlinkSocket, netns: Pod
   const { eniIfname: name } = uplink;
   const isFree = name !== undefined && host.transact([getLink({ name })])[0]?.ok === false;
   const requests = returnRequests(found.index, DETACHED_FD, isFree ? name : "eth%d");
-  sys.close(sys.sendDetached(pod.fd, encodeRequests(requests), netns.ownFd).reportFd);
+  sys.close(sys.sendDetached(pod.fd, encodeRequests(requests), { keepFd: netns.ownFd }).reportFd);
 }
 
 /** A namespace that dies gives its ENI back under whatever name is free. */

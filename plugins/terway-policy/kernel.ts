@@ -2,12 +2,12 @@
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { tryParseIp } from "../../shared/net/ip.ts";
 import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
-import { commitDetached } from "../../shared/netlink/nft/commit-detached.ts";
+import { commitLater } from "../../shared/netlink/nft/commit-later.ts";
 import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
 import { NetlinkError } from "../../shared/netlink/socket.ts";
-import { type PodVerdict, presentVerdicts, removePodRequests } from "../../shared/policy/pod-program.ts";
+import { removePodRequests } from "../../shared/policy/pod-program.ts";
 import { verdictsOf } from "../../shared/policy/pod-verdicts.ts";
-import { isErrno, type Sys } from "../../shared/sys/sys.ts";
+import { decodeUtf8, isErrno, type Sys } from "../../shared/sys/sys.ts";
 
 /** Runs `work` and says a kernel's refusal as a CNI failure. */
 export function inKernel<T>(what: string, work: () => T): T {
@@ -44,26 +44,17 @@ export function forgetConnections(nft: NftSocket, addresses: readonly string[]):
   );
 }
 
-const REMOVE_TRIES = 8;
-
-/** Takes addresses out of the maps; what is not there counts as removed. */
+/**
+ * Takes addresses out of the maps, some 50 ms from now. Nothing depends on it: an ADD that gets the address before puts
+ * its own verdict in place of the old one, and the agent removes what no pod has.
+ */
 export function removeAddresses(sys: Sys, addresses: readonly string[]): void {
-  let verdicts: readonly PodVerdict[] = verdictsOf(addresses, undefined);
-  inKernel(`removing ${addresses.join(" ")}`, () => {
-    for (let i = 0; i < REMOVE_TRIES && verdicts.length > 0; i++) {
-      try {
-        commitDetached(sys, removePodRequests(verdicts));
-        return;
-      } catch (error) {
-        // All or nothing: one that is missing keeps the others.
-        if (!(error instanceof NetlinkError) || error.errno !== "ENOENT") throw error;
-      }
-      const nft = openNft(sys);
-      try {
-        verdicts = presentVerdicts(nft, verdicts);
-      } finally {
-        nft.close();
-      }
-    }
-  });
+  const requests = removePodRequests(verdictsOf(addresses, undefined), isLinux(sys, 6, 3));
+  inKernel(`removing ${addresses.join(" ")}`, () => commitLater(sys, requests));
+}
+
+/** The running kernel is of this version or later. */
+function isLinux(sys: Sys, major: number, minor: number): boolean {
+  const [a = 0, b = 0] = decodeUtf8(sys.readFile("/proc/sys/kernel/osrelease", 256)).split(".").map(Number);
+  return a > major || (a === major && b >= minor);
 }

@@ -2,7 +2,7 @@
  * One pod's part of the node's table, for the plugin: its addresses into the maps, and whatever of the table is missing
  * for that. The usual case is one small batch; everything else is tried when the kernel says no.
  */
-import { addElements, delElements, getElements, parseElements } from "../netlink/nft/set.ts";
+import { addElements, delElements, destroyElements, getElements, parseElements } from "../netlink/nft/set.ts";
 import type { NftSocket } from "../netlink/nft/socket.ts";
 import { formatVerdict } from "../netlink/nft/verdict.ts";
 import type { Request } from "../netlink/request.ts";
@@ -88,18 +88,9 @@ function existing(nft: Pick<Nft, "transact">, verdicts: readonly PodVerdict[]): 
   );
 }
 
-function removing(verdicts: readonly PodVerdict[]): Request[] {
-  return [...byMap(verdicts)].flatMap(([name, list]) =>
-    delElements(
-      { ...POLICY_TABLE, name },
-      list.map((v) => verdictElement(v.element)),
-    ),
-  );
-}
-
 /** What is there of them goes, and all of them come, at one instant. */
 function replacing(nft: Pick<Nft, "transact">, verdicts: readonly PodVerdict[]): Request[] {
-  return [...removing(existing(nft, verdicts)), ...adding(verdicts)];
+  return [...removePodRequests(existing(nft, verdicts), false), ...adding(verdicts)];
 }
 
 /** Adds what the table lacks for this pod; what it has is left alone, right or wrong. */
@@ -128,14 +119,16 @@ function contentOf(plan: PodPlan, options: RenderOptions): TableContent {
   return renderNode({ ...options, compiled: { revision: 0, pods: [], ...plan.parts() }, pods: [] });
 }
 
-/** Requests that take the pod out of the maps; each element must be there. */
-export function removePodRequests(verdicts: readonly PodVerdict[]): Request[] {
-  return removing(verdicts);
-}
-
-/** The verdicts' elements that the maps have, whatever they say. */
-export function presentVerdicts(nft: Pick<Nft, "transact">, verdicts: readonly PodVerdict[]): PodVerdict[] {
-  return existing(nft, verdicts);
+/**
+ * Takes the pod out of the maps. All or nothing before Linux 6.3 (`destroys` false): there each element must be there.
+ */
+export function removePodRequests(verdicts: readonly PodVerdict[], destroys: boolean): Request[] {
+  return [...byMap(verdicts)].flatMap(([name, list]) =>
+    (destroys ? destroyElements : delElements)(
+      { ...POLICY_TABLE, name },
+      list.map((v) => verdictElement(v.element)),
+    ),
+  );
 }
 
 /** What the kernel lacks for this pod, one line each. */

@@ -36,5 +36,12 @@ export interface RawSys {
   sendToUnix(fd: number, name: string, bytes: Uint8Array): number;
   unixName(fd: number, into: Uint8Array): number;
   poll(fds: Int32Array, timeoutMs: number): number;
-  sendDetached(fd: number, bytes: Uint8Array, out: Int32Array, keepFd: number): number;
+  sendDetached(
+    fd: number,
+    bytes: Uint8Array,
+    out: Int32Array,
+    keepFd: number,
+    delayMs: number,
+    lingerMs: number,
+  ): number;
 }

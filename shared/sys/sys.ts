@@ -62,6 +62,15 @@ export interface DetachedSend {
   readonly reportFd: number;
 }
 
+export interface DetachOptions {
+  /** A descriptor that the message names: in the child it is {@link DETACHED_FD}. */
+  readonly keepFd?: number;
+  /** The child waits so long before it sends. */
+  readonly delayMs?: number;
+  /** And so long after the kernel's answer before it closes the socket. */
+  readonly lingerMs?: number;
+}
+
 export interface Sys {
   open(path: string, flags: number, mode?: number): number;
   close(fd: number): void;
@@ -118,8 +127,7 @@ export interface Sys {
   unixName(fd: number): string;
   /** Waits until one of the descriptors is readable (or closed by its peer); the indices that are. `[]` on timeout. */
   pollIn(fds: readonly number[], timeoutMs: number): number[];
-  /** @param keepFd A descriptor that the message names: in the child it is {@link DETACHED_FD}. */
-  sendDetached(fd: number, bytes: Uint8Array, keepFd?: number): DetachedSend;
+  sendDetached(fd: number, bytes: Uint8Array, options?: DetachOptions): DetachedSend;
   /** Reaps a child; throws ECHILD if there is none. undefined when `options` has WNOHANG and it still runs. */
   waitpid(pid: number, options?: number): number | undefined;
 }
@@ -241,9 +249,9 @@ export function createSys(raw: RawSys): Sys {
       if (pollRaw(table, timeoutMs) === 0) return [];
       return fds.map((_, i) => i).filter((i) => table[3 * i + 2] !== 0);
     },
-    sendDetached(fd, bytes, keepFd = -1) {
+    sendDetached(fd, bytes, { keepFd = -1, delayMs = 0, lingerMs = 0 } = {}) {
       const out = new Int32Array(2);
-      check(raw.sendDetached(fd, bytes, out, keepFd), "fork", fd);
+      check(raw.sendDetached(fd, bytes, out, keepFd, delayMs, lingerMs), "fork", fd);
       const [pid = 0, reportFd = -1] = out;
       return { pid, reportFd };
     },

@@ -13,7 +13,7 @@ import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
 import { type PodProcess, startPodProcess } from "../lab/pod-process.ts";
 import { ping } from "../lab/traffic.ts";
-import { CNI_PATH } from "../lab/world.ts";
+import { CNI_PATH, until } from "../lab/world.ts";
 import { CniCallError, type CniResult, type CniRuntime, createRuntime, type Pod } from "../runtime/cni-runtime.ts";
 import { inNetns } from "../runtime/exec.ts";
 
@@ -130,6 +130,13 @@ const mapElements = () =>
   [...(readTable(nft)?.sets ?? [])].flatMap(([name, set]) =>
     set.kind === "verdicts" ? set.elements.map((e) => `${name} ${e}`) : [],
   );
+/** The removal follows DEL within a moment. */
+const untilGone = (pod: Attached) =>
+  until(
+    `${pod.ip4} gone`,
+    5000,
+    () => !mapElements().some((e) => e.includes(` ${pod.ip4} `) || e.includes(` ${pod.ip6} `)),
+  );
 const nftDo = (...args: string[]) => runTool("ip", ["netns", "exec", node.name, "nft", ...args]);
 
 beforeAll(() => {
@@ -176,6 +183,7 @@ describe("terway-policy after ptp and terway-ipam", () => {
     await runtime.check(web.pod);
     await runtime.del(web.pod);
     await runtime.del(web.pod);
+    await untilGone(web);
     expect(mapElements().sort()).toEqual(
       [
         `from4 ${client.ip4} : return`,
@@ -292,13 +300,13 @@ describe("terway-policy after ptp and terway-ipam", () => {
     store.db.run("UPDATE address SET since_ms = since_ms - 60000");
     store.db.close();
     await policyOnly({}).gc([kept, bare].map((x) => ({ containerID: x.pod.containerId, ifname: "eth0" })));
-    expect(mapElements().filter((e) => e.includes(` ${lost.ip4} `) || e.includes(` ${lost.ip6} `))).toEqual([]);
+    await untilGone(lost);
     expect(mapElements().filter((e) => e.includes(` ${kept.ip4} `)).length).toBe(2);
     // One element is gone already; neither result nor namespace is known any more.
     nftDo("delete", "element", "inet", "terway-policy", "to4", `{ ${bare.ip4} }`);
     runtime.cache.delete(`${bare.pod.containerId}/eth0`);
     await runtime.del({ ...bare.pod, netns: "" }).catch(() => undefined); // ptp and its own needs
-    expect(mapElements().filter((e) => e.includes(` ${bare.ip4} `) || e.includes(` ${bare.ip6} `))).toEqual([]);
+    await untilGone(bare);
     nftDo("flush", "ruleset");
     await runtime.del(kept.pod);
   });

@@ -63,8 +63,10 @@ function probeUdp(host: string, port: number, timeoutMs: number): Promise<boolea
   });
 }
 
+const DRAIN_MS = 500;
+
 interface Stream {
-  readonly stop: () => { readonly sent: number; readonly echoed: number; readonly longestGapMs: number };
+  readonly stop: () => Promise<{ readonly sent: number; readonly echoed: number; readonly longestGapMs: number }>;
 }
 
 /** One UDP packet a millisecond, or one TCP byte; what does not come back is lost. */
@@ -88,8 +90,11 @@ function stream(protocol: "tcp" | "udp", host: string, port: number): Promise<St
         else tcp?.write("x");
       }, 1);
       resolve({
-        stop: () => {
+        stop: async () => {
           clearInterval(timer);
+          // What was sent last is on its way.
+          const deadline = performance.now() + DRAIN_MS;
+          while (echoed < sent && performance.now() < deadline) await new Promise((r) => setTimeout(r, 10));
           udp?.close();
           tcp?.destroy();
           return { sent, echoed, longestGapMs: Math.max(longestGapMs, performance.now() - last) };
@@ -128,7 +133,7 @@ async function handle(q: PodQuestion): Promise<void> {
     case "pause": {
       const found = streams.get(q.stream);
       streams.delete(q.stream);
-      return answer({ id: q.id, reached: true, ...found?.stop() });
+      return answer({ id: q.id, reached: true, ...(await found?.stop()) });
     }
     default:
       return q satisfies never;

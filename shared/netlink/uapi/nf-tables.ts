@@ -36,6 +36,8 @@ export const NFT_MSG_NEWSETELEM = 12;
 export const NFT_MSG_GETSETELEM = 13;
 export const NFT_MSG_DELSETELEM = 14;
 export const NFT_MSG_GETGEN = 16;
+/** Linux 6.3 */
+export const NFT_MSG_DESTROYSETELEM = 30;
 
 export const NFT_CONTINUE = -1;
 export const NFT_BREAK = -2;

@@ -243,6 +243,9 @@ static double sys_poll(SysArg *a) {
  * Sends one netlink request from a child process and returns at once with the read end of a pipe (the child's
  * verdict: one int32, 0 or -errno, after the kernel's acknowledgement) in out[1], and the child's pid in out[0].
  *
+ * The last two arguments are milliseconds: how long the child waits before it sends, and after its verdict before it
+ * closes the socket.
+ *
  * Why a child: RTM_DELLINK unlists the link within a millisecond and then keeps its caller asleep in
  * netdev_run_todo() for tens of milliseconds. The caller that matters waits for the notification instead, and the
  * child does the sleeping. It keeps none of our descriptors, so nobody who waits for EOF on them waits for it.
@@ -270,6 +273,8 @@ static double sys_send_detached(SysArg *a) {
     dup2(keep, 1);
     if (named >= 0) dup2(named, 2);
     for (int fd = named >= 0 ? 3 : 2; fd < 64; fd++) close(fd);
+    signal(SIGPIPE, SIG_IGN); /* nobody need wait for the verdict */
+    if (a[4].i > 0) poll(NULL, 0, a[4].i);
     int32_t verdict = 0;
     union { struct nlmsghdr h; char bytes[4096]; } reply;
     if (send(0, a[1].b.ptr, a[1].b.len, 0) < 0) {
@@ -284,6 +289,8 @@ static double sys_send_detached(SysArg *a) {
     }
     ssize_t ignored = write(1, &verdict, sizeof verdict);
     (void)ignored;
+    close(1);
+    if (a[5].i > 0) poll(NULL, 0, a[5].i);
     _exit(0);
   }
   close(report[1]);
@@ -311,6 +318,6 @@ const SysFunction sys_functions[] = {
     {"recv", "ibi", sys_recv},           {"bindNetlink", "ii", sys_bind_netlink},
     {"bindUnix", "is", sys_bind_unix},   {"connectUnix", "is", sys_connect_unix},
     {"sendToUnix", "isb", sys_sendto_unix}, {"unixName", "ib", sys_unix_name},
-    {"poll", "bi", sys_poll},            {"sendDetached", "ibbi", sys_send_detached},
+    {"poll", "bi", sys_poll},            {"sendDetached", "ibbiii", sys_send_detached},
 };
 const size_t sys_function_count = sizeof sys_functions / sizeof *sys_functions;
