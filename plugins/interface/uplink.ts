@@ -3,7 +3,6 @@ import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { type PodLink, podRules, type Uplink } from "../../shared/datapath/pod-link.ts";
 import { newbornName, returnRequests, uplinkRequests } from "../../shared/datapath/uplink.ts";
 import { formatMac } from "../../shared/net/mac.ts";
-import { deleteLink } from "../../shared/netlink/delete-link.ts";
 import { accepting } from "../../shared/netlink/request.ts";
 import { delLink, getLink, type Link, parseLink, setLink } from "../../shared/netlink/rtnl/link.ts";
 import { delRule } from "../../shared/netlink/rtnl/rule.ts";
@@ -128,10 +127,16 @@ function removeFromPod(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: Pod
   try {
     pod.apply(podRules(link).map((rule) => accepting(delRule(rule), "ENOENT")));
     if (uplink?.kind === "eni") returnEni(sys, host, pod, netns, uplink);
-    else if (uplink) inNetns(sys, netns, () => deleteLink(sys, pod, link.podIfname));
+    else if (uplink) deleteChild(sys, pod, link.podIfname);
   } finally {
     pod.close();
   }
+}
+
+/** The name and the VLAN id are free a moment later; an ADD that wants them waits. */
+function deleteChild(sys: Sys, pod: NetlinkSocket, name: string): void {
+  const found = linkNamed(pod, name);
+  if (found) sys.close(sys.sendDetached(pod.fd, encodeRequests([delLink({ index: found.index })])).reportFd);
 }
 
 /**
