@@ -126,6 +126,7 @@ export function createAlibabaCloud(options: AlibabaOptions): CloudApi {
             regionId,
             vSwitchId: r.vswitchId,
             securityGroupIds: [...r.securityGroups],
+            ...(r.type ? { instanceType: r.type } : {}),
             ...(r.count4 > 0 ? { secondaryPrivateIpAddressCount: r.count4 } : {}),
             ...(r.count6 > 0 ? { ipv6AddressCount: r.count6 } : {}),
             tag: tagList(r.tags),
@@ -151,18 +152,16 @@ export function createAlibabaCloud(options: AlibabaOptions): CloudApi {
       // The answer does not repeat it.
       return { ...toEni(body as EniFields), deleteOnRelease: true };
     },
-    async attachEni(networkInterfaceId, instanceId) {
+    async attachEni(networkInterfaceId, instanceId, trunkNetworkInstanceId) {
+      const request = { regionId, networkInterfaceId, instanceId, trunkNetworkInstanceId };
       await call("AttachNetworkInterface", ({ ecs, ecsModels }) =>
-        ecs.attachNetworkInterface(
-          new ecsModels.AttachNetworkInterfaceRequest({ regionId, networkInterfaceId, instanceId }),
-        ),
+        ecs.attachNetworkInterface(new ecsModels.AttachNetworkInterfaceRequest(request)),
       );
     },
-    async detachEni(networkInterfaceId, instanceId) {
+    async detachEni(networkInterfaceId, instanceId, trunkNetworkInstanceId) {
+      const request = { regionId, networkInterfaceId, instanceId, trunkNetworkInstanceId };
       await call("DetachNetworkInterface", ({ ecs, ecsModels }) =>
-        ecs.detachNetworkInterface(
-          new ecsModels.DetachNetworkInterfaceRequest({ regionId, networkInterfaceId, instanceId }),
-        ),
+        ecs.detachNetworkInterface(new ecsModels.DetachNetworkInterfaceRequest(request)),
       );
     },
     async deleteEni(networkInterfaceId) {

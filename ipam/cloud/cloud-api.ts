@@ -68,6 +68,8 @@ export interface CloudSecurityGroup {
 }
 
 export interface CreateEniRequest {
+  /** Absent: an ordinary one, which may become a member of a trunk. */
+  readonly type?: "Trunk";
   readonly vswitchId: string;
   readonly securityGroups: readonly string[];
   /** Secondary addresses: the primary one comes besides. */
@@ -96,8 +98,9 @@ export interface CloudApi {
   describeEni(id: string): Promise<CloudEni | undefined>;
   findEnisByTags(tags: Readonly<Record<string, string>>): Promise<CloudEni[]>;
   createEni(request: CreateEniRequest): Promise<CloudEni>;
-  attachEni(eniId: string, instanceId: string): Promise<void>;
-  detachEni(eniId: string, instanceId: string): Promise<void>;
+  /** @param trunkEniId Of the instance's trunk ENI: the ENI becomes a member of it, told by a VLAN id. */
+  attachEni(eniId: string, instanceId: string, trunkEniId?: string): Promise<void>;
+  detachEni(eniId: string, instanceId: string, trunkEniId?: string): Promise<void>;
   deleteEni(eniId: string): Promise<void>;
   modifyEni(eniId: string, change: EniChange): Promise<void>;
   tagEnis(eniIds: readonly string[], tags: Readonly<Record<string, string>>): Promise<void>;
