@@ -12,6 +12,7 @@ import { DEFAULT_STORE } from "../store/open.ts";
 import { lockForAgent, openAgentStore, startAgent } from "./agent.ts";
 import { type AgentConfig, type AgentContext, nowMs } from "./context.ts";
 import { createMetrics } from "./metrics.ts";
+import { startPolicy } from "./policy.ts";
 import type { AgentOptions } from "./settings.ts";
 
 function readOptions(): AgentOptions {
@@ -25,6 +26,7 @@ function readOptions(): AgentOptions {
       "ip-stack": { type: "string", default: "ipv4" },
       metrics: { type: "string" },
       "reconcile-seconds": { type: "string", default: "600" },
+      "policy-dir": { type: "string" },
     },
   });
   return {
@@ -38,6 +40,7 @@ function readOptions(): AgentOptions {
     metricsAddress: values.metrics,
     ipStack: values["ip-stack"] === "dual" ? "dual" : "ipv4",
     reconcileMs: Number(values["reconcile-seconds"]) * 1000,
+    policyDir: values["policy-dir"],
     dieAt: process.env.TERWAY_TEST_DIE_AT,
   };
 }
@@ -167,9 +170,12 @@ async function main(): Promise<void> {
     options.metricsAddress,
     options.reconcileMs,
   );
+  const { disableNetworkPolicy, eniTags } = config;
+  const policy = disableNetworkPolicy ? undefined : startPolicy(ctx, { dir: options.policyDir, nodeName, eniTags });
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => {
       log("info", `${signal}: stopping; pods and ENIs stay as they are`);
+      policy?.stop();
       agent.stop();
       process.exit(0);
     });

@@ -14,6 +14,8 @@ export interface AgentOptions {
   readonly ipStack: "ipv4" | "dual";
   /** How often everything is compared with the cloud, ms. */
   readonly reconcileMs: number;
+  /** Folder of manifests with the cluster's policies; absent: the store's compiled policy is kept in force. */
+  readonly policyDir: string | undefined;
   /** Tests: die by SIGKILL when this point is reached for the nth time, `POINT:N`. */
   readonly dieAt: string | undefined;
 }

@@ -64,6 +64,8 @@ export class PolicyCompiler {
   #version = 0;
   #built = new Map<string, BuiltProfile>();
   #compiled: CompiledPolicy;
+  /** The first result is another one than that of before this compiler, whatever it holds. */
+  #compiledOnce = false;
 
   constructor(options: CompilerOptions = {}) {
     this.#options = options;
@@ -261,10 +263,12 @@ export class PolicyCompiler {
     const pods = inUse?.pods ?? last.pods;
     const profiles = inUse?.profiles ?? last.profiles;
     const same =
+      this.#compiledOnce &&
       sameList(sets, last.sets) &&
       sameList(endpointSets, last.endpointSets) &&
       sameList(profiles, last.profiles) &&
       sameList(pods, last.pods);
+    this.#compiledOnce = true;
     if (!same) this.#compiled = { revision: last.revision + 1, sets, endpointSets, profiles, pods };
     return this.#compiled;
   }

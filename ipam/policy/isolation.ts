@@ -37,6 +37,7 @@ export function isolationRules(
     const origin = `isolation domain ${own.name}`;
     const blocks = closed.map((cidr): BlockPeer => ({ kind: "block", cidr, except: [] }));
     const spec = addressSpec({ kind: "blocks", blocks }, origin);
-    return [{ rule: { verdict: "drop", peers: [spec.id], origin }, needs: [spec] }];
+    const about = `to other domains: ${closed.length > 4 ? `${closed.length} blocks` : closed.join(", ")}`;
+    return [{ rule: { verdict: "drop", peers: [spec.id], origin, about }, needs: [spec] }];
   });
 }

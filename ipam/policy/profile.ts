@@ -2,6 +2,7 @@
 import type { PolicyRule, PortRange, Profile } from "../../shared/policy/compiled.ts";
 import type { NamedPort, Policy, PortByName, PortMatch, Rule } from "./objects.ts";
 import { addressSpec, endpointSpec, groupPeers, portFits, type SetSpec, shortHash } from "./set-spec.ts";
+import { describeMatch } from "./words.ts";
 
 export type Direction = "ingress" | "egress";
 
@@ -68,15 +69,20 @@ function buildRule(rule: Rule, direction: Direction, podPorts: readonly NamedPor
   if (numeric === undefined || numeric.length > 0) {
     const needs = rule.peers === undefined ? [] : groups.map((peer) => addressSpec(peer, origin));
     const peers = rule.peers === undefined ? {} : { peers: [...new Set(needs.map((spec) => spec.id))] };
-    out.push({ rule: { verdict, ...peers, ...(numeric === undefined ? {} : { ports: numeric }), origin }, needs });
+    const about = describeMatch(direction, rule.peers, numeric);
+    out.push({
+      rule: { verdict, ...peers, ...(numeric === undefined ? {} : { ports: numeric }), origin, about },
+      needs,
+    });
   }
   const names = direction === "egress" ? (ports ?? []).filter(isNamed) : [];
   if (names.length > 0) {
     // A node has no named ports.
     const of = groups.filter((peer) => peer.kind !== "nodes");
     const needs = of.flatMap((peer) => names.map((port) => endpointSpec(peer, port, origin)));
+    const about = describeMatch(direction, rule.peers, names);
     if (needs.length > 0)
-      out.push({ rule: { verdict, endpoints: [...new Set(needs.map((spec) => spec.id))], origin }, needs });
+      out.push({ rule: { verdict, endpoints: [...new Set(needs.map((spec) => spec.id))], origin, about }, needs });
   }
   return out;
 }

@@ -85,11 +85,17 @@ function removeOthers(db: SqlHandle, compiled: CompiledPolicy): number {
 }
 
 /** undefined: none was ever compiled. */
-export function getCompiled(db: SqlHandle): CompiledPolicy | undefined {
+export function getPolicyRevision(db: SqlHandle): number | undefined {
   const revision = db.get("SELECT value FROM fact WHERE name = 'policy_revision'")?.value;
+  return revision === undefined ? undefined : Number(revision);
+}
+
+/** undefined: none was ever compiled. */
+export function getCompiled(db: SqlHandle): CompiledPolicy | undefined {
+  const revision = getPolicyRevision(db);
   if (revision === undefined) return undefined;
   return {
-    revision: Number(revision),
+    revision,
     ...setsOf(db.all("SELECT id, kind, elements FROM policy_set ORDER BY kind, id")),
     profiles: db.all("SELECT profile FROM policy_profile ORDER BY id").map(profileOf),
     pods: db.all("SELECT namespace, name, ingress, egress FROM policy_pod ORDER BY namespace, name").map(podOf),

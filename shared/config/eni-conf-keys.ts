@@ -154,7 +154,7 @@ export const ENI_CONF_KEYS = {
   securityGroupPerPod: key<boolean>("CFG-63", "security_group_per_pod", flag, false, { idle: true }),
 
   /** Not of the seeds: the ConfigMap key of the same name, which the inline form may carry too (CFG-1). */
-  disableNetworkPolicy: key<boolean>("CFG-1", "disable_network_policy", quotedFlag, false, { idle: true }),
+  disableNetworkPolicy: key<boolean>("CFG-1", "disable_network_policy", quotedFlag, false),
   /** Not of the seeds: caps the ENIs used for pods below the instance's own limit (CON-10). */
   maxEni: key<number | undefined>("CON-10", "max_eni", whole(0, 256), undefined, { idle: true }),
   /** Not of the seeds: which vSwitch of the zone a new ENI goes to. `most` takes the one with most free addresses. */

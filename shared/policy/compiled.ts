@@ -38,6 +38,8 @@ export interface PolicyRule {
   readonly endpoints?: readonly string[];
   /** For people: "NetworkPolicy NAMESPACE/NAME ingress[0]". */
   readonly origin: string;
+  /** For people, what it matches: "from pods app=web in namespace shop, on tcp 80". */
+  readonly about?: string;
 }
 
 /** Rules of one direction; the first that matches decides in its tier. */

@@ -35,6 +35,7 @@ export const NFT_MSG_DELSET = 11;
 export const NFT_MSG_NEWSETELEM = 12;
 export const NFT_MSG_GETSETELEM = 13;
 export const NFT_MSG_DELSETELEM = 14;
+export const NFT_MSG_NEWGEN = 15;
 export const NFT_MSG_GETGEN = 16;
 /** Linux 6.3 */
 export const NFT_MSG_DESTROYSETELEM = 30;
@@ -144,6 +145,11 @@ export const NFTA_FIB_DREG = 1;
 export const NFTA_FIB_RESULT = 2;
 export const NFTA_FIB_FLAGS = 3;
 export const NFTA_GEN_ID = 1;
+export const NFTA_GEN_PROC_PID = 2;
+export const NFTA_GEN_PROC_NAME = 3;
+
+// include/uapi/linux/netfilter/nfnetlink.h, as a bit for bind(2)
+export const NFNLGRP_NFTABLES = 7;
 
 export const NFT_META_MARK = 3;
 export const NFT_META_IIFNAME = 6;

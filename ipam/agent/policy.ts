@@ -1,0 +1,218 @@
+/**
+ * NetworkPolicy in the agent: compiles what a folder of manifests says, writes it into the store for the plugins, and
+ * programs the kernel by difference. Without a folder it keeps in the kernel what the store holds.
+ */
+import { type FSWatcher, watch } from "node:fs";
+import { createNftMonitor } from "../../shared/netlink/nft/monitor.ts";
+import { openNft } from "../../shared/netlink/nft/socket.ts";
+import { NETLINK_NETFILTER } from "../../shared/netlink/uapi/netlink.ts";
+import { NFNLGRP_NFTABLES } from "../../shared/netlink/uapi/nf-tables.ts";
+import { parseMessages } from "../../shared/netlink/wire/reader.ts";
+import { POLICY_TABLE } from "../../shared/policy/names.ts";
+import { AF_NETLINK, MSG_DONTWAIT, SOCK_NONBLOCK, SOCK_RAW } from "../../shared/sys/linux.ts";
+import { nodeSys as sys, watchFd } from "../../shared/sys/node.ts";
+import { isErrno } from "../../shared/sys/sys.ts";
+import { PolicyCompiler } from "../policy/compiler.ts";
+import { attachedPods, createEnforcer } from "../policy/enforcer.ts";
+import type { Labels } from "../policy/objects.ts";
+import { describeFileFinding, errorsOf, PolicyFolder, type Refresh, watchFolder } from "../policy/source-dir.ts";
+import { type AgentContext, journal } from "./context.ts";
+
+export interface PolicyOptions {
+  /** Folder of manifests; absent: what `terway-cli policy sync` wrote into the store is kept in force. */
+  readonly dir: string | undefined;
+  readonly nodeName: string;
+  /** Of this node's ENIs, for isolation domains. */
+  readonly eniTags: Labels;
+}
+
+const STORE_SETTLE_MS = 50;
+const MEND_AFTER_MS = 100;
+const MEND_EVERY_MS = 60_000;
+const RETRY_MS = 5000;
+/** The chained plugin changes the table at every ADD and DEL. */
+const PLUGIN = "terway-policy";
+
+type Context = Pick<AgentContext, "store" | "log">;
+
+export interface PolicyAgent {
+  stop(): void;
+}
+
+/** A node without nftables keeps its pods' addresses; that policies are not in force is said as loud as can be. */
+export function startPolicy(ctx: Context, options: PolicyOptions): PolicyAgent {
+  try {
+    return start(ctx, options);
+  } catch (error) {
+    ctx.log("error", `NetworkPolicy is not enforced: ${(error as Error).message}`);
+    return { stop: () => undefined };
+  }
+}
+
+function start(ctx: Context, options: PolicyOptions): PolicyAgent {
+  const { store } = ctx;
+  const nft = openNft(sys);
+  const enforcer = createEnforcer(store, nft);
+  const folder = options.dir === undefined ? undefined : new PolicyFolder(options.dir);
+  const compiler = new PolicyCompiler({
+    nodeName: options.nodeName,
+    eniTags: options.eniTags,
+    revision: enforcer.compiled?.revision ?? 0,
+  });
+  const hadPolicy = enforcer.compiled !== undefined;
+  const told = new Set<string>();
+  let accepted = false;
+  let folderChanged = true;
+  let retry: NodeJS.Timeout | undefined;
+
+  /** Each fault once, while it lasts. */
+  function tell({ findings }: Refresh): number {
+    const errors = errorsOf(findings).map((finding) => describeFileFinding(options.dir ?? "", finding));
+    for (const text of errors) if (!told.has(text)) ctx.log("error", `policy refused: ${text}`);
+    told.clear();
+    for (const text of errors) told.add(text);
+    return errors.length;
+  }
+
+  /** @returns Whether there is something to enforce. */
+  function readFolder(): boolean {
+    if (folder === undefined) return false;
+    if (folderChanged) {
+      const refresh = folder.refresh();
+      folderChanged = false;
+      compiler.apply(refresh.events);
+      const errors = tell(refresh);
+      // Nobody remembers the last good form of what is faulty: the compiled policy of before the start is that form.
+      if (!accepted && errors > 0 && hadPolicy) {
+        ctx.log("error", `policies stay as they were before the start until ${options.dir} has no fault`);
+        return false;
+      }
+      accepted = true;
+    }
+    return accepted;
+  }
+
+  function report(why: string, changed: readonly string[]): void {
+    if (changed.length === 0) return;
+    ctx.log("warn", `policy put right (${why}): ${changed.slice(0, 5).join("; ")}`, { count: changed.length });
+    journal(ctx, "policy-repair", "ok", `${why}: ${changed.slice(0, 5).join("; ")}`);
+  }
+
+  function step(): void {
+    if (!readFolder()) {
+      if (folder === undefined && enforcer.reread()) enforcer.mend();
+      return;
+    }
+    compiler.setAttached(attachedPods(store));
+    const before = enforcer.compiled;
+    const compiled = compiler.compile();
+    if (compiled === before) return;
+    const { rows, changed } = enforcer.bring(compiled);
+    ctx.log("info", `policy revision ${compiled.revision}: ${changed.length} changes in the kernel`, {
+      pods: compiled.pods.length,
+      profiles: compiled.profiles.length,
+      rows,
+    });
+  }
+
+  /** A failure leaves what is in force, is told, and is tried again. */
+  function guarded(work: () => void): void {
+    try {
+      work();
+    } catch (error) {
+      ctx.log("error", `policy: ${(error as Error).message}`);
+      retry ??= setTimeout(() => {
+        retry = undefined;
+        folderChanged = true;
+        guarded(() => {
+          step();
+          enforcer.mend();
+        });
+      }, RETRY_MS);
+    }
+  }
+
+  const storeChanged = debounced(STORE_SETTLE_MS, () => guarded(step));
+  const storeWatch = watchWal(`${store.path}-wal`, storeChanged.soon);
+  const stopFolder =
+    options.dir === undefined
+      ? () => undefined
+      : watchFolder(options.dir, () => {
+          folderChanged = true;
+          guarded(step);
+        });
+  let culprit = "";
+  const foreign = debounced(MEND_AFTER_MS, () => guarded(() => report(`changed by ${culprit}`, enforcer.mend())));
+  const stopWatch = watchForeignChanges((who) => {
+    culprit = who;
+    foreign.soon();
+  });
+  const periodic = setInterval(() => guarded(() => report("periodic check", enforcer.mend())), MEND_EVERY_MS);
+  guarded(() => {
+    step();
+    enforcer.mend();
+  });
+  return {
+    stop() {
+      clearTimeout(retry);
+      clearInterval(periodic);
+      storeChanged.stop();
+      foreign.stop();
+      storeWatch?.close();
+      stopFolder();
+      stopWatch();
+      nft.close();
+    },
+  };
+}
+
+/** Several calls within `ms` are one; further ones do not put it off. */
+function debounced(ms: number, work: () => void): { soon(): void; stop(): void } {
+  let timer: NodeJS.Timeout | undefined;
+  return {
+    soon() {
+      timer ??= setTimeout(() => {
+        timer = undefined;
+        work();
+      }, ms);
+    },
+    stop: () => clearTimeout(timer),
+  };
+}
+
+/** Every commit writes the WAL: pods come and go, or `terway-cli policy sync` has run. */
+function watchWal(path: string, onChange: () => void): FSWatcher | undefined {
+  try {
+    const watcher = watch(path, onChange);
+    watcher.on("error", () => undefined); // the periodic look remains
+    return watcher;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Calls back when our table was changed by neither us nor the chained plugin, with the name of who it was. */
+function watchForeignChanges(onChange: (who: string) => void): () => void {
+  const fd = sys.socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK, NETLINK_NETFILTER);
+  sys.bindNetlink(fd, 1 << (NFNLGRP_NFTABLES - 1));
+  const monitor = createNftMonitor();
+  const buffer = new Uint8Array(256 << 10);
+  const stop = watchFd(fd, () => {
+    for (;;) {
+      let length: number;
+      try {
+        length = sys.recv(fd, buffer, MSG_DONTWAIT);
+      } catch (error) {
+        if (!isErrno(error, "ENOBUFS")) return;
+        onChange("somebody (the kernel's messages were lost)");
+        continue;
+      }
+      for (const { tables, pid, program: name } of monitor(parseMessages(buffer.subarray(0, length))))
+        if (tables.has(POLICY_TABLE.table) && pid !== process.pid && name !== PLUGIN) onChange(`${name} (pid ${pid})`);
+    }
+  });
+  return () => {
+    stop();
+    sys.close(fd);
+  };
+}

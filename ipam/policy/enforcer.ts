@@ -1,0 +1,89 @@
+/**
+ * From compiled policy to the store and the kernel, by difference. The store first: an ADD that comes in between reads
+ * the new policy there, and finds or makes in the kernel what it needs.
+ */
+import type { NftSocket } from "../../shared/netlink/nft/socket.ts";
+import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
+import { type Programmed, programPolicy } from "../../shared/policy/program.ts";
+import { listAddresses } from "../store/addresses.ts";
+import { listAttachments } from "../store/attachments.ts";
+import type { Store } from "../store/open.ts";
+import { getCompiled, getPolicyRevision, listLocalPods, putCompiled } from "../store/policy.ts";
+import { inTransaction } from "../store/transaction.ts";
+import type { AttachedPod } from "./compiler.ts";
+
+/** Pods of this node with the addresses that they really have, by the chained plugin's rows and by our IPAM's. */
+export function attachedPods(store: Store): AttachedPod[] {
+  const { db } = store;
+  const pods = new Map<string, { readonly namespace: string; readonly name: string; readonly addresses: string[] }>();
+  const add = (namespace: string, name: string, addresses: readonly string[]) => {
+    const key = `${namespace}/${name}`;
+    const pod = pods.get(key) ?? { namespace, name, addresses: [] };
+    pods.set(key, pod);
+    for (const address of addresses) if (!pod.addresses.includes(address)) pod.addresses.push(address);
+  };
+  for (const { namespace, name, addresses } of listLocalPods(db)) add(namespace, name, addresses);
+  const ofAttachment = new Map<string, string[]>();
+  for (const { network, containerId, ifname, address } of listAddresses(db)) {
+    if (containerId === undefined) continue;
+    const key = `${network}/${containerId}/${ifname}`;
+    ofAttachment.set(key, [...(ofAttachment.get(key) ?? []), address]);
+  }
+  for (const { network, containerId, ifname, podNamespace, podName } of listAttachments(db))
+    if (podNamespace !== undefined && podName !== undefined)
+      add(podNamespace, podName, ofAttachment.get(`${network}/${containerId}/${ifname}`) ?? []);
+  return [...pods.values()];
+}
+
+export interface Enforced {
+  /** Rows of the store that were written. */
+  readonly rows: number;
+  /** What differed in the kernel, one line each. */
+  readonly changed: readonly string[];
+}
+
+export interface Enforcer {
+  /** What the store holds. */
+  readonly compiled: CompiledPolicy | undefined;
+  /** Brings store and kernel to it. @throws {NetlinkError} When the kernel refuses; the store has it then. */
+  bring(compiled: CompiledPolicy): Enforced;
+  /** Compares with the whole of what the kernel has, and mends. @returns What was wrong, one line each. */
+  mend(): readonly string[];
+  /** Somebody else may have written the store's compiled policy. @returns Whether it is another one now. */
+  reread(): boolean;
+}
+
+export function createEnforcer(store: Store, nft: NftSocket, logDrops?: boolean): Enforcer {
+  const { db } = store;
+  let compiled = getCompiled(db);
+  let programmed: Programmed | undefined;
+
+  function program(from: Programmed | undefined): readonly string[] {
+    if (compiled === undefined) return [];
+    const wanted = compiled;
+    const options = logDrops === undefined ? {} : { logDrops };
+    const desired = () => ({ compiled: wanted, pods: listLocalPods(db), ...options });
+    programmed = undefined; // unless it succeeds, what is there is not known
+    const report = programPolicy(nft, desired, from);
+    programmed = report.programmed;
+    return report.changed;
+  }
+
+  return {
+    get compiled() {
+      return compiled;
+    },
+    bring(next) {
+      const before = compiled;
+      const rows = next === before ? 0 : inTransaction(db, () => putCompiled(db, next, before));
+      compiled = next;
+      return { rows, changed: program(programmed) };
+    },
+    mend: () => program(undefined),
+    reread() {
+      if (getPolicyRevision(db) === compiled?.revision) return false;
+      compiled = getCompiled(db);
+      return true;
+    },
+  };
+}
