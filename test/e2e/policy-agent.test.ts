@@ -1,0 +1,210 @@
+/** The agent's policy part against the kernel: a folder, foreign hands, a kill. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { readJournal } from "../../ipam/store/journal.ts";
+import { openStore, type Store } from "../../ipam/store/open.ts";
+import { getCompiled, putPolicyAddress } from "../../ipam/store/policy.ts";
+import { inTransaction } from "../../ipam/store/transaction.ts";
+import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
+import { readTable } from "../../shared/policy/read.ts";
+import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
+import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
+import { inNetns } from "../runtime/exec.ts";
+
+const prefix = `pa${process.pid % 10000}`;
+let root: string;
+let node: Netns;
+let nft: NftSocket;
+let store: Store;
+let agent: ChildProcess | undefined;
+let lines: { level: string; msg: string }[] = [];
+
+const POD = (name: string, app: string, ip?: string) =>
+  `---\n{ apiVersion: v1, kind: Pod, metadata: { name: ${name}, namespace: d, labels: { app: ${app} } }, status: { ${ip === undefined ? "" : `podIP: ${ip}`} } }\n`;
+const POLICY = (from: string) =>
+  `---\napiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: { name: web, namespace: d }\nspec:\n  podSelector: { matchLabels: { app: web } }\n  ingress:\n  - from: [{ podSelector: { matchLabels: { app: ${from} } } }]\n`;
+
+const write = (name: string, text: string) => {
+  writeFileSync(join(root, name), text);
+  renameSync(join(root, name), join(root, "policies", name));
+};
+
+async function until<T>(look: () => T | undefined | false, what: string): Promise<T> {
+  for (let i = 0; i < 500; i++) {
+    const found = look();
+    if (found !== undefined && found !== false) return found;
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+  throw new Error(`never: ${what}; the agent said ${lines.map((l) => l.msg).join(" | ")}`);
+}
+
+function startAgent(dir = true): void {
+  const main = fileURLToPath(new URL("../lab/policy-agent-main.ts", import.meta.url));
+  const args = ["--store", join(root, "ipam.db"), ...(dir ? ["--dir", join(root, "policies")] : [])];
+  lines = [];
+  agent = inNetns(node.path, () =>
+    spawn(process.execPath, ["--disable-warning=ExperimentalWarning", main, ...args], {
+      stdio: ["pipe", "pipe", "inherit"],
+    }),
+  );
+  if (agent.stdout) createInterface({ input: agent.stdout }).on("line", (line) => lines.push(JSON.parse(line)));
+}
+
+function ended(child: ChildProcess): Promise<unknown> {
+  return child.exitCode !== null || child.signalCode !== null
+    ? Promise.resolve()
+    : new Promise((resolve) => child.once("exit", resolve));
+}
+
+/** Elements of all sets and maps, and the origins of all rules. */
+function kernel(): string[] {
+  const table = readTable(nft);
+  return [
+    ...[...(table?.sets ?? [])].flatMap(([name, set]) => set.elements.map((e) => `${name} ${e}`)),
+    ...[...(table?.chains ?? [])].flatMap(([name, c]) => c.rules.map((r) => `${name}: ${r.comment ?? ""}`)),
+  ];
+}
+const kernelHas = (text: string) => kernel().some((line) => line.includes(text));
+const nftDo = (...args: string[]) => runTool("ip", ["netns", "exec", node.name, "nft", ...args]);
+
+beforeAll(() => {
+  node = createNetns(`${prefix}-node`);
+  nft = inNetns(node.path, () => openNft(nodeSys));
+});
+beforeEach(() => {
+  root = mkdtempSync(join(tmpdir(), "terway-policy-agent-"));
+  mkdirSync(join(root, "policies"));
+  store = openStore({ sys: nodeSys, openSql: openNodeSql }, join(root, "ipam.db"));
+  inTransaction(store.db, () =>
+    putPolicyAddress(store.db, {
+      network: "net",
+      containerId: "c1",
+      ifname: "eth0",
+      address: "10.9.0.1",
+      namespace: "d",
+      name: "web",
+      posture: "deny",
+      sinceMs: 0,
+    }),
+  );
+});
+afterEach(async () => {
+  const child = agent;
+  agent = undefined;
+  if (child !== undefined) {
+    child.stdin?.end();
+    await ended(child);
+  }
+  store.db.close();
+  nftDo("flush", "ruleset");
+  rmSync(root, { recursive: true, force: true });
+});
+afterAll(() => {
+  nft.close();
+  node.close();
+});
+
+describe("the agent with a folder of policies", () => {
+  it("brings what the folder says into store and kernel, and every change of it", async () => {
+    write("a.yaml", POD("web", "web") + POD("c", "client", "10.8.0.1") + POLICY("client"));
+    startAgent();
+    await until(() => kernelHas("10.8.0.1/32") && kernelHas("to4 10.9.0.1 : goto in-"), "the policy in the kernel");
+    expect(getCompiled(store.db)?.pods.map((p) => p.name)).toEqual(["web"]);
+    write("a.yaml", POD("web", "web") + POD("c", "client", "10.8.0.2") + POLICY("client"));
+    await until(() => kernelHas("10.8.0.2/32") && !kernelHas("10.8.0.1/32"), "the new address");
+    write("a.yaml", POD("web", "web") + POD("c", "client", "10.8.0.2"));
+    await until(() => kernelHas("to4 10.9.0.1 : return"), "the pod without policy");
+    expect(kernelHas("10.8.0.2/32")).toBe(false);
+  });
+
+  it("takes a pod's own address from the attachment as soon as it is there", async () => {
+    write("a.yaml", POD("web", "web") + POD("peer", "client") + POLICY("client"));
+    startAgent();
+    await until(() => kernelHas("goto in-"), "the policy in the kernel");
+    inTransaction(store.db, () =>
+      putPolicyAddress(store.db, {
+        network: "net",
+        containerId: "c2",
+        ifname: "eth0",
+        address: "10.9.0.2",
+        namespace: "d",
+        name: "peer",
+        posture: "deny",
+        sinceMs: 0,
+      }),
+    );
+    await until(() => kernelHas("10.9.0.2/32"), "the peer's address in the set");
+  });
+
+  it("refuses a faulty policy by line and path, and keeps what was in force, also over its own restart", async () => {
+    write("a.yaml", POD("web", "web") + POD("c", "client", "10.8.0.1"));
+    write("p.yaml", POLICY("client"));
+    startAgent();
+    await until(() => kernelHas("10.8.0.1/32"), "the policy in the kernel");
+    write("p.yaml", POLICY("client").replace("podSelector: { matchLabels", "podSelektor: { matchLabels"));
+    await until(
+      () => lines.some((l) => l.msg.includes("p.yaml:6: error: NetworkPolicy d/web: spec.podSelektor")),
+      "the refusal",
+    );
+    expect(kernelHas("10.8.0.1/32")).toBe(true);
+    agent?.stdin?.end();
+    if (agent) await ended(agent);
+    startAgent();
+    await until(() => lines.some((l) => l.msg.includes("stay as they were")), "the refusal after the restart");
+    expect(kernelHas("to4 10.9.0.1 : goto in-")).toBe(true);
+    write("p.yaml", POLICY("nobody"));
+    await until(() => !kernelHas("10.8.0.1/32"), "the policy that is right again");
+  });
+
+  it.each([
+    ["a flushed ruleset", () => nftDo("flush", "ruleset"), "is missing"],
+    ["a flushed chain", () => nftDo("flush", "chain", "inet", "terway-policy", "to-pod"), "chain to-pod"],
+    [
+      "a foreign element",
+      () => nftDo("add", "element", "inet", "terway-policy", "to4", "{ 10.9.9.9 : return }"),
+      "that is not wanted",
+    ],
+  ])("puts right %s, and says by whom", async (_what, harm, said) => {
+    write("a.yaml", POD("web", "web") + POD("c", "client", "10.8.0.1") + POLICY("client"));
+    startAgent();
+    await until(() => lines.some((l) => l.msg === "started") && kernelHas("10.8.0.1/32"), "the start");
+    const before = kernel();
+    harm();
+    await until(
+      () => lines.some((l) => /changed by nft \(pid \d+\)/.test(l.msg) && l.msg.includes(said)),
+      "the repair",
+    );
+    expect(kernel()).toEqual(before);
+    expect(readJournal(store.db, {}).some((row) => row.op === "policy-repair" && row.detail?.includes("nft"))).toBe(
+      true,
+    );
+  });
+
+  it("leaves other tables alone, and is not stirred by them", async () => {
+    write("a.yaml", POD("web", "web") + POLICY("client"));
+    startAgent();
+    await until(() => lines.some((l) => l.msg === "started") && kernelHas("goto in-"), "the start");
+    nftDo("add", "table", "inet", "other");
+    nftDo("add", "chain", "inet", "other", "x");
+    nftDo("flush", "chain", "inet", "terway-policy", "to-pod");
+    await until(() => lines.some((l) => l.msg.includes("put right")), "the repair of our own");
+    expect(lines.filter((l) => l.msg.includes("put right")).length).toBe(1);
+    expect(runTool("ip", ["netns", "exec", node.name, "nft", "list", "tables"])).toContain("table inet other");
+  });
+
+  it("keeps the store's policy in force without a folder", async () => {
+    write("a.yaml", POD("web", "web") + POD("c", "client", "10.8.0.1") + POLICY("client"));
+    startAgent();
+    await until(() => kernelHas("10.8.0.1/32"), "the policy in the kernel");
+    agent?.kill("SIGKILL");
+    if (agent) await ended(agent);
+    nftDo("flush", "ruleset");
+    startAgent(false);
+    await until(() => kernelHas("to4 10.9.0.1 : goto in-"), "the policy from the store");
+  });
+});
