@@ -57,7 +57,7 @@ describe("qemu's command line", () => {
   });
 
   it("never asks for hardware virtualisation nor a network", () => {
-    expect(args.join(" ")).toContain("-accel tcg,thread=multi -cpu max -smp 2");
+    expect(args.join(" ")).toContain("-accel tcg,thread=multi -cpu max,la57=off -smp 2");
     expect(args.join(" ")).not.toContain("kvm");
     expect(args.join(" ")).toContain("-nic none");
   });

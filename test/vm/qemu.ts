@@ -22,6 +22,7 @@ const KERNEL_ARGS = [
   "panic=-1",
   "oops=panic",
   "mitigations=off", // all that counts under emulation is fewer instructions
+  "init_on_alloc=0",
   "random.trust_cpu=on",
   "nowatchdog",
   "audit=0",
@@ -41,7 +42,7 @@ export function qemuArgs(m: Machine): string[] {
   return [
     ...["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-nic", "none"],
     ...["-machine", "q35,usb=off,vmport=off,memory-backend=memory"],
-    ...["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", String(m.cpus), "-m", `${m.memoryMiB}M`],
+    ...["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", String(m.cpus), "-m", `${m.memoryMiB}M`],
     ...["-object", `memory-backend-memfd,id=memory,size=${m.memoryMiB}M,share=on`],
     ...["-kernel", m.vmlinuz, "-initrd", m.initramfs, "-append", KERNEL_ARGS.join(" ")],
     ...["-serial", "stdio"],
