@@ -9,6 +9,8 @@ import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { OUTSIDE_IP, OUTSIDE_IP6 } from "../cloud/fabric.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
+import { type Feature, needs } from "../kernel/features.ts";
+import { patient } from "../kernel/patience.ts";
 import { poolView } from "../lab/store-view.ts";
 import { ping } from "../lab/traffic.ts";
 import { CNI_PATH, createWorld, until, type World } from "../lab/world.ts";
@@ -119,11 +121,17 @@ describe("terway-ipam alone", () => {
       for (const link of ["up0", "up1"]) runTool("ip", ["-n", host.name, "link", "set", link, "up"]);
       return { type: "macvlan", master: "up0", mode: "bridge" };
     },
+    ipvlan: (host) => {
+      runTool("ip", ["-n", host.name, "link", "add", "up0", "type", "dummy"]);
+      runTool("ip", ["-n", host.name, "link", "set", "up0", "up"]);
+      return { type: "ipvlan", master: "up0", mode: "l2" };
+    },
   };
+  const takes: Record<string, readonly Feature[]> = { macvlan: ["macvlan"], ipvlan: ["ipvlan", "dummy"] };
 
-  it.each(Object.keys(plugins))(
-    "serves %s with host-local's own configuration",
-    async (type) => {
+  for (const type of Object.keys(plugins)) {
+    const options = { ...needs(...(takes[type] ?? [])), timeout: patient(30_000) };
+    it(`serves ${type} with host-local's own configuration`, options, async () => {
       const host = createNetns(`i${process.pid % 10000}${type}`);
       const pods = [1, 2].map((i) => createNetns(`i${process.pid % 10000}${type}${i}`));
       try {
@@ -162,9 +170,8 @@ describe("terway-ipam alone", () => {
       } finally {
         for (const netns of [...pods, host]) netns.close();
       }
-    },
-    30_000,
-  );
+    });
+  }
 });
 
 describe("the six executables", () => {

@@ -15,6 +15,8 @@ import { qemuArgs } from "./qemu.ts";
 const VIRTIOFSD = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
 const BOOT_SECONDS = 120;
 const CONSOLE_LINES = 60;
+/** setpriv(1): no machine outlives who asked for it, even one that is killed. */
+const DIE_WITH_US = ["--pdeathsig", "KILL"];
 /** For test/kernel/patience.ts: programs were seen to take 5 to 10 times as long as on the host. */
 const SLOWNESS = 8;
 
@@ -149,8 +151,23 @@ export async function runInVm(options: VmOptions): Promise<VmResult> {
   ];
 
   const share = spawn(
-    "unshare",
-    ["--mount", "--propagation", "private", "sh", "-c", SHARE, "sh", tree, at("fs"), exchange, virtiofsd, ROOT],
+    "setpriv",
+    [
+      ...DIE_WITH_US,
+      "unshare",
+      "--mount",
+      "--propagation",
+      "private",
+      "sh",
+      "-c",
+      SHARE,
+      "sh",
+      tree,
+      at("fs"),
+      exchange,
+      virtiofsd,
+      ROOT,
+    ],
     { stdio: ["ignore", "ignore", "pipe"] },
   );
   const shareSays: string[] = [];
@@ -172,14 +189,18 @@ export async function runInVm(options: VmOptions): Promise<VmResult> {
   try {
     await waitForSocket(at("fs"), share, shareSays);
     qemu = spawn(
-      "qemu-system-x86_64",
-      qemuArgs({
-        vmlinuz: kernel.vmlinuz,
-        initramfs: at("initramfs"),
-        cpus: options.cpus ?? 2,
-        memoryMiB: options.memoryMiB ?? 3072,
-        sockets: { fileSystem: at("fs"), events: at("events"), out: at("out"), err: at("err") },
-      }),
+      "setpriv",
+      [
+        ...DIE_WITH_US,
+        "qemu-system-x86_64",
+        ...qemuArgs({
+          vmlinuz: kernel.vmlinuz,
+          initramfs: at("initramfs"),
+          cpus: options.cpus ?? 2,
+          memoryMiB: options.memoryMiB ?? 3072,
+          sockets: { fileSystem: at("fs"), events: at("events"), out: at("out"), err: at("err") },
+        }),
+      ],
       { stdio: ["ignore", "pipe", "pipe"] },
     );
     const onConsole = lines((line) => {
@@ -197,7 +218,9 @@ export async function runInVm(options: VmOptions): Promise<VmResult> {
       ),
     );
     const end = await exitOf(qemu);
-    if (end.startsWith("cannot")) throw new Error(`qemu-system-x86_64 ${end}: run .ci/setup vm`);
+    if (end.startsWith("cannot")) throw new Error(`setpriv ${end}: run .ci/setup vm`);
+    if (lastWords.some((line) => /^setpriv: .*qemu/.test(line)))
+      throw new Error("qemu-system-x86_64 is not here: run .ci/setup vm");
     await Promise.all(ports.map((p) => p.ended));
     if (status === undefined)
       throw new VmFailure(why ?? (bootMs === 0 ? `did not boot (${end})` : `died (${end})`), lastWords);
