@@ -137,7 +137,7 @@ function add(w: Work): Result {
         optionsOf(w.config),
       ),
     );
-    const judged = done.plan.verdicts.some((v) => !v.element.endsWith(" : return"));
+    const judged = done.plan.verdicts.some((v) => v.element.includes(" : goto "));
     // Whoever reached the address since the interface exists was not judged yet.
     if (judged && w.config.cutEstablished) forgetConnections(nft, addresses);
     if (done.made.length > 0) tell(w, `made what was missing in the kernel: ${done.made.join("; ")}`, pod);

@@ -17,8 +17,9 @@ import { POLICY_TABLE } from "./names.ts";
  * - endpoints: `10.0.0.1 tcp 80`
  * - ports: `tcp 80-90`. Neither family.
  * - verdicts: `10.0.0.1 : goto in-1234`
+ * - pairs: `10.0.0.1`, for that address with itself
  */
-export type SetKind = "addresses" | "networks" | "endpoints" | "ports" | "verdicts";
+export type SetKind = "addresses" | "networks" | "endpoints" | "ports" | "verdicts" | "pairs";
 
 export interface SetContent {
   readonly kind: SetKind;
@@ -77,6 +78,8 @@ export function setForm(name: string, content: Pick<SetContent, "kind" | "family
       return { ...ref, key: ["inet_proto", "inet_service"], interval: true };
     case "verdicts":
       return { ...ref, key: [address], verdicts: true };
+    case "pairs":
+      return { ...ref, key: [address, address] };
     default:
       return content.kind satisfies never;
   }
@@ -101,14 +104,20 @@ export function encodeElement(kind: SetKind, text: string): SetElement[] {
       return [{ key: key(first), keyEnd: key(last) }];
     }
     case "verdicts":
-      return [verdictElement(text)];
+    case "pairs":
+      return [podElement(text)];
     default:
       return kind satisfies never;
   }
 }
 
-export function verdictElement(text: string): SetElement {
+/** An element of a map of verdicts, or of the set of pairs. */
+export function podElement(text: string): SetElement {
   const at = text.indexOf(" : ");
+  if (at < 0) {
+    const { bytes } = parseIp(text);
+    return { key: concatKey(bytes, bytes) };
+  }
   return { key: parseIp(text.slice(0, at)).bytes, verdict: readVerdict(text.slice(at + 3)) };
 }
 

@@ -1,4 +1,5 @@
 /** The datapath with real packets: what is compiled is what happens, at every moment. */
+import fc from "fast-check";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { runTool } from "../../test/cloud/netns.ts";
 import { ping } from "../../test/lab/traffic.ts";
@@ -7,8 +8,9 @@ import { inNetns } from "../../test/runtime/exec.ts";
 import { type NftSocket, openNft } from "../netlink/nft/socket.ts";
 import { nodeSys } from "../sys/node.ts";
 import type { CompiledPolicy, PolicyRule, Profile } from "./compiled.ts";
+import { cutDenied } from "./cut.ts";
 import type { LocalPod } from "./pod-verdicts.ts";
-import { policyProblems, programPolicy, readCounters, removePolicy, repairPolicy } from "./program.ts";
+import { type Programmed, policyProblems, programPolicy, readCounters, removePolicy, repairPolicy } from "./program.ts";
 
 let node: VethNode;
 let nft: NftSocket;
@@ -241,20 +243,27 @@ describe("service traffic", () => {
            type nat hook prerouting priority dstnat; policy accept;
            ip daddr 172.16.0.10 tcp dport 8000 dnat to ${b.ip4}:80
          }
+         chain post {
+           type nat hook postrouting priority srcnat; policy accept;
+           ip saddr ${b.ip4} ip daddr ${b.ip4} masquerade
+         }
        }`,
     );
     put(
       compile({
-        sets: { b: both("b"), service: ["172.16.0.10/32"] },
+        sets: { a: both("a"), b: both("b"), service: ["172.16.0.10/32"] },
         profiles: [
           profile("to-b", "egress", {
             policies: [rule("accept", { peers: ["b"], ports: [{ protocol: "tcp", first: 80, last: 80 }] })],
           }),
           profile("to-vip", "egress", { policies: [rule("accept", { peers: ["service"] })] }),
+          profile("from-a", "ingress", { policies: [rule("accept", { peers: ["a"] })] }),
         ],
-        pods: { a: { egress: "to-b" }, c: { egress: "to-vip" } },
+        pods: { a: { egress: "to-b" }, b: { ingress: "from-a", egress: "to-vip" }, c: { egress: "to-vip" } },
       }),
     );
+    // A pod is never kept from itself, whatever its policies say.
+    expect(await node.pod("b").process.probe("tcp", "172.16.0.10", 8000)).toBe(true);
     expect(await node.pod("a").process.probe("tcp", "172.16.0.10", 8000)).toBe(true);
     expect(await node.pod("c").process.probe("tcp", "172.16.0.10", 8000)).toBe(false);
     runTool("ip", ["netns", "exec", node.ns.name, "nft", "delete", "table", "ip", "proxy"]);
@@ -344,6 +353,105 @@ describe("updates", () => {
     expect(put(isolated(both("b"))).changed).toEqual([]);
   });
 });
+
+describe("cutting", () => {
+  it("ends exactly the connections that are no longer allowed", async () => {
+    const policy = (friends: readonly string[]) =>
+      compile({
+        sets: { friends },
+        profiles: [profile("p", "ingress", { policies: [rule("accept", { peers: ["friends"] })] })],
+        pods: { a: { ingress: "p" } },
+      });
+    // What the tests before left behind goes first.
+    cutDenied(nft, { compiled: policy([]), pods: locals() }, []);
+    put(policy(both("b", "c")));
+    const a = node.pod("a");
+    const streams = [
+      await node.pod("b").process.stream("tcp", a.ip4, 80),
+      await node.pod("b").process.stream("udp", a.ip6, 80),
+      await node.pod("c").process.stream("tcp", a.ip4, 80),
+      await node.pod("c").process.stream("udp", a.ip6, 80),
+      await node.pod("a").process.stream("udp", node.pod("c").ip4, 80),
+    ];
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const desired = { compiled: policy(both("b")), pods: locals() };
+    programPolicy(nft, () => desired);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    const cut = cutDenied(nft, desired, [node.ip4, node.ip6]);
+    expect(cut.sort()).toEqual(
+      [`${node.pod("c").ip4} to ${a.ip4} port 80 (tcp)`, `${node.pod("c").ip6} to ${a.ip6} port 80 (udp)`].sort(),
+    );
+    await new Promise((resolve) => setTimeout(resolve, 200));
+    const reports = await Promise.all(streams.map((s) => s.stop()));
+    const lost = reports.map((r) => r.sent - r.echoed);
+    expect([lost[0], lost[1], lost[4]]).toEqual([0, 0, 0]);
+    expect(lost[2]).toBeGreaterThan(10);
+    expect(lost[3]).toBeGreaterThan(10);
+    expect(cutDenied(nft, desired, [node.ip4, node.ip6])).toEqual([]);
+    // Allowed again, it may begin again.
+    const again = { compiled: policy(both("b", "c")), pods: locals() };
+    programPolicy(nft, () => again);
+    expect(cutDenied(nft, again, [node.ip4, node.ip6])).toEqual([]);
+    expect(await node.pod("c").process.probe("udp", a.ip6, 80)).toBe(true);
+  });
+});
+
+describe("large policies", () => {
+  it("hold 10,000 blocks, and change one of them alone", async () => {
+    const blocks = Array.from(
+      { length: 10_000 },
+      (_, i) => `172.${16 + (i >> 12)}.${(i >> 4) & 255}.${(i & 15) << 4}/28`,
+    );
+    const policy = (cidrs: readonly string[]) =>
+      compile({
+        sets: { blocks: cidrs },
+        profiles: [profile("p", "ingress", { policies: [rule("accept", { peers: ["blocks"] })] })],
+        pods: { a: { ingress: "p" } },
+      });
+    const first = put(policy([...blocks, "10.88.0.11/32"]));
+    const desired = { compiled: policy([...blocks.slice(1), "10.88.0.12/32"]), pods: locals() };
+    expect(await node.pod("b").process.probe("tcp", node.pod("a").ip4, 80)).toBe(true);
+    const second = programPolicy(nft, () => desired, first.programmed);
+    expect(second.changed).toEqual([
+      "n4-blocks lacks 10.88.0.12/32",
+      `n4-blocks has ${blocks[0]}, 10.88.0.11/32 that is not wanted`,
+    ]);
+    expect(await node.pod("b").process.probe("tcp", node.pod("a").ip4, 80)).toBe(false);
+    expect(await node.pod("c").process.probe("tcp", node.pod("a").ip4, 80)).toBe(true);
+    expect(policyProblems(nft, desired)).toEqual([]);
+  });
+
+  it("change from any blocks to any others", () => {
+    const some = fc
+      .uniqueArray(fc.tuple(fc.nat(63), fc.integer({ min: 26, max: 32 })), { maxLength: 24 })
+      .map((list) => disjointBlocks(list.map(([n, length]) => ({ first: n & ~(2 ** (32 - length) - 1), length }))));
+    let known: Programmed | undefined;
+    fc.assert(
+      fc.property(some, (cidrs) => {
+        const desired = {
+          compiled: compile({
+            sets: { blocks: cidrs },
+            profiles: [profile("p", "ingress", { policies: [rule("accept", { peers: ["blocks"] })] })],
+            pods: {},
+          }),
+          pods: [],
+        };
+        known = programPolicy(nft, () => desired, known).programmed;
+        expect(policyProblems(nft, desired)).toEqual([]);
+      }),
+      { numRuns: 100 },
+    );
+  });
+});
+
+/** 10.0.0.N/LENGTH, without those that are inside another; the last 64 addresses of all as well. */
+function disjointBlocks(blocks: readonly { readonly first: number; readonly length: number }[]): string[] {
+  const size = (b: { readonly length: number }) => 2 ** (32 - b.length);
+  const kept: { readonly first: number; readonly length: number }[] = [];
+  for (const b of [...blocks].sort((x, y) => x.length - y.length))
+    if (kept.every((k) => b.first + size(b) <= k.first || k.first + size(k) <= b.first)) kept.push(b);
+  return kept.flatMap((b) => [`10.0.0.${b.first}/${b.length}`, `255.255.255.${192 + b.first}/${b.length}`]).sort();
+}
 
 describe("foreign hands", () => {
   const wanted = () =>

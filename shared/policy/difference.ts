@@ -53,7 +53,9 @@ function addMissing(
   for (const [i, [name, content]] of sets.entries()) {
     prepare.push(newSet(setForm(name, content), i + 1));
     // The maps lead packets to the chains: those come last.
-    (content.kind === "verdicts" ? change : prepare).push(...adding(name, content, content.elements));
+    (content.kind === "verdicts" || content.kind === "pairs" ? change : prepare).push(
+      ...adding(name, content, content.elements),
+    );
   }
   for (const [name, { hook, rules }] of chains) {
     // A chain with a hook works as soon as it is there.

@@ -11,6 +11,7 @@ import {
 } from "../netlink/uapi/nf-tables.ts";
 import type { PortRange } from "./compiled.ts";
 import { portBytes, protocolNumber } from "./content.ts";
+import { CUT_MARK } from "./names.ts";
 
 export type Side = "saddr" | "daddr";
 
@@ -38,6 +39,18 @@ function address(family: 4 | 6, side: Side): Expression[] {
 /** ip saddr @SET */
 export function addressIn(family: 4 | 6, side: Side, set: string): Expression[] {
   return [...address(family, side), { kind: "lookup", reg: NFT_REG_1, set }];
+}
+
+/** ip saddr . ip daddr @SET */
+export function pairIn(family: 4 | 6, set: string): Expression[] {
+  const to: Expression = {
+    kind: "payload",
+    reg: register(family === 4 ? 1 : 4),
+    base: "network",
+    offset: OFFSETS[family].daddr,
+    length: OFFSETS[family].length,
+  };
+  return [...address(family, "saddr"), to, { kind: "lookup", reg: NFT_REG_1, set }];
 }
 
 /** ip saddr vmap @MAP */
@@ -100,6 +113,13 @@ export const ESTABLISHED: readonly Expression[] = [
     mask: Uint8Array.of(NF_CT_STATE_ESTABLISHED | NF_CT_STATE_RELATED, 0, 0, 0),
     xor: new Uint8Array(4),
   },
+  { kind: "cmp", reg: NFT_REG_1, op: "neq", value: new Uint8Array(4) },
+];
+
+/** ct mark & CUT_MARK != 0 */
+export const CUT: readonly Expression[] = [
+  { kind: "ct", reg: NFT_REG_1, key: "mark" },
+  { kind: "bitwise", reg: NFT_REG_1, mask: Uint8Array.of(0, 0, CUT_MARK >>> 16, 0), xor: new Uint8Array(4) },
   { kind: "cmp", reg: NFT_REG_1, op: "neq", value: new Uint8Array(4) },
 ];
 

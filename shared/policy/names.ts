@@ -11,6 +11,12 @@ export const POLICY_TABLE: TableRef = { family: "inet", table: "terway-policy" }
  */
 export const POLICY_PRIORITY = -10;
 
+/**
+ * Bit of the connection mark that says "cut", clear of those in shared/datapath/constants.ts. Deleting the entry would not do: the next packet of the answering side would
+ * begin it anew, in the other direction.
+ */
+export const CUT_MARK = 0x0040_0000;
+
 /** Drops are told to the listeners of this nflog group. */
 export const NFLOG_GROUP = 84;
 
@@ -39,6 +45,11 @@ export function profileChain(direction: Direction, id: string, second = false): 
 /** Verdict map: address of a pod of this node to its profile. */
 export function podMap(direction: Direction, family: 4 | 6): string {
   return `${direction === "ingress" ? "to" : "from"}${family}`;
+}
+
+/** Pairs of each pod's address with itself: a pod is never kept from itself, also by way of a service. */
+export function selfSet(family: 4 | 6): string {
+  return `self${family}`;
 }
 
 /** Addresses that the pods' own namespace (bypass datapaths) lets in whatever the profile says: the node's. */

@@ -8,14 +8,14 @@ import { formatVerdict } from "../netlink/nft/verdict.ts";
 import type { Request } from "../netlink/request.ts";
 import { NetlinkError } from "../netlink/socket.ts";
 import type { CompiledPolicy } from "./compiled.ts";
-import { type TableContent, verdictElement } from "./content.ts";
+import { podElement, type TableContent } from "./content.ts";
 import { difference } from "./difference.ts";
 import { kernelLacks } from "./kernel-lacks.ts";
 import { POLICY_TABLE } from "./names.ts";
 import { readNames } from "./program.ts";
 import { type RenderOptions, renderNode } from "./render.ts";
 
-/** A map's name and an element's text, from `verdictsOf`. */
+/** A map's or set's name and an element's text, from `verdictsOf`. */
 export interface PodVerdict {
   readonly map: string;
   readonly element: string;
@@ -77,14 +77,14 @@ function adding(verdicts: readonly PodVerdict[]): Request[] {
   return [...byMap(verdicts)].flatMap(([name, list]) =>
     addElements(
       { ...POLICY_TABLE, name },
-      list.map((v) => verdictElement(v.element)),
+      list.map((v) => podElement(v.element)),
     ),
   );
 }
 
 function existing(nft: Pick<Nft, "transact">, verdicts: readonly PodVerdict[]): PodVerdict[] {
   return verdicts.filter(
-    (v) => nft.transact([getElements({ ...POLICY_TABLE, name: v.map }, [verdictElement(v.element)])])[0]?.ok === true,
+    (v) => nft.transact([getElements({ ...POLICY_TABLE, name: v.map }, [podElement(v.element)])])[0]?.ok === true,
   );
 }
 
@@ -126,7 +126,7 @@ export function removePodRequests(verdicts: readonly PodVerdict[], destroys: boo
   return [...byMap(verdicts)].flatMap(([name, list]) =>
     (destroys ? destroyElements : delElements)(
       { ...POLICY_TABLE, name },
-      list.map((v) => verdictElement(v.element)),
+      list.map((v) => podElement(v.element)),
     ),
   );
 }
@@ -144,7 +144,7 @@ export function podProblems(nft: Nft, plan: PodPlan, options: RenderOptions): st
   };
   const problems = [...difference(known, { sets, chains }).words];
   for (const v of plan.verdicts) {
-    const found = nft.transact([getElements({ ...POLICY_TABLE, name: v.map }, [verdictElement(v.element)])])[0];
+    const found = nft.transact([getElements({ ...POLICY_TABLE, name: v.map }, [podElement(v.element)])])[0];
     if (found?.ok !== true || !sameVerdict(found.replies[0], v)) problems.push(`${v.map} lacks ${v.element}`);
   }
   return problems;
@@ -153,5 +153,6 @@ export function podProblems(nft: Nft, plan: PodPlan, options: RenderOptions): st
 function sameVerdict(payload: Uint8Array | undefined, v: PodVerdict): boolean {
   if (payload === undefined) return false;
   const [found] = parseElements(payload);
+  if (!v.element.includes(" : ")) return found !== undefined;
   return found?.verdict !== undefined && v.element.endsWith(` : ${formatVerdict(found.verdict)}`);
 }

@@ -1,6 +1,6 @@
 /** Which verdict each address of a pod has in the maps. Small: it is all that an ADD needs. */
 import type { PodPolicy } from "./compiled.ts";
-import { type Direction, dropChain, podMap, profileChain } from "./names.ts";
+import { type Direction, dropChain, podMap, profileChain, selfSet } from "./names.ts";
 
 /** What becomes of a pod whose policy is not known yet. */
 export type Posture = "allow" | "deny";
@@ -21,7 +21,10 @@ function verdictText(direction: Direction, policy: Pick<PodPolicy, Direction> | 
   return profile === undefined ? "return" : `goto ${profileChain(direction, profile)}`;
 }
 
-/** Map and element for each address and direction, `return` where nothing is judged: what is there is always known. */
+/**
+ * Set and element for each address and direction, `return` where nothing is judged: what is there is always known. And
+ * the pair of the address with itself.
+ */
 export function verdictsOf(
   addresses: readonly string[],
   policy: Pick<PodPolicy, Direction> | undefined,
@@ -29,10 +32,11 @@ export function verdictsOf(
 ): { readonly map: string; readonly element: string }[] {
   return addresses.flatMap((address) => {
     const family = address.includes(":") ? 6 : 4;
-    return (["egress", "ingress"] as const).map((direction) => ({
+    const verdicts = (["egress", "ingress"] as const).map((direction) => ({
       map: podMap(direction, family),
       element: `${address} : ${verdictText(direction, policy, posture)}`,
     }));
+    return [...verdicts, { map: selfSet(family), element: address }];
   });
 }
 
@@ -44,7 +48,7 @@ export function podVerdicts(policies: readonly PodPolicy[], pods: readonly Local
     for (const { map, element } of verdictsOf(pod.addresses, byPod.get(`${pod.namespace}/${pod.name}`), pod.posture)) {
       const elements = maps.get(map) ?? new Map<string, string>();
       maps.set(map, elements);
-      elements.set(element.slice(0, element.indexOf(" : ")), element);
+      elements.set(element.split(" ")[0] ?? "", element);
     }
   }
   return new Map([...maps].map(([map, elements]) => [map, [...elements.values()].sort()]));

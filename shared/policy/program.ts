@@ -6,7 +6,7 @@ import { NetlinkError } from "../netlink/socket.ts";
 import type { SetContent, TableContent } from "./content.ts";
 import { difference, needsRebuild, rebuild } from "./difference.ts";
 import { kernelLacks } from "./kernel-lacks.ts";
-import { dropChain, POLICY_TABLE, podMap } from "./names.ts";
+import { dropChain, POLICY_TABLE, podMap, selfSet } from "./names.ts";
 import { hasTable, readChains, readSet, readSets, readTable } from "./read.ts";
 import { type DesiredPolicy, renderNode } from "./render.ts";
 
@@ -105,14 +105,15 @@ function guarded<T>(work: () => T): T {
   }
 }
 
-const MAPS = (["ingress", "egress"] as const).flatMap((d) => ([4, 6] as const).map((f) => podMap(d, f)));
+/** What ADD and DEL change too. */
+const POD_SETS = ([4, 6] as const).flatMap((f) => [podMap("ingress", f), podMap("egress", f), selfSet(f)]);
 
-/** The maps are the one thing that ADD and DEL change too. undefined: the table or a map is gone. */
+/** undefined: the table or a map is gone. */
 function withFreshMaps(nft: Nft, known: TableContent): TableContent | undefined {
   try {
-    const fresh = MAPS.flatMap((name): [string, SetContent][] => {
+    const fresh = POD_SETS.flatMap((name): [string, SetContent][] => {
       const before = known.sets.get(name);
-      return before === undefined ? [] : [[name, { ...before, elements: readSet(nft, name, "verdicts") }]];
+      return before === undefined ? [] : [[name, { ...before, elements: readSet(nft, name, before.kind) }]];
     });
     return { ...known, sets: new Map([...known.sets, ...fresh]) };
   } catch (error) {

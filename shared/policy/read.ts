@@ -62,7 +62,7 @@ export function readSet(nft: Dumper, name: string, kind: SetKind): string[] {
 
 /** A form that is none of ours reads as ports without family: it equals nothing that is wanted under its name. */
 function kindOf(set: NftSet): Pick<SetContent, "kind" | "family"> {
-  const kinds: readonly SetKind[] = ["addresses", "networks", "endpoints", "verdicts"];
+  const kinds: readonly SetKind[] = ["addresses", "networks", "endpoints", "verdicts", "pairs"];
   const same = (form: NftSet) =>
     form.key.join() === set.key.join() && form.interval === set.interval && form.verdicts === set.verdicts;
   for (const kind of kinds)
@@ -77,6 +77,10 @@ function formatElement(kind: SetKind, e: SetElement): string {
       return `${address(e.key)}/${e.key.length * 8}`;
     case "verdicts":
       return `${address(e.key)} : ${e.verdict === undefined ? "" : formatVerdict(e.verdict)}`;
+    case "pairs": {
+      const [from, to] = [e.key.subarray(0, e.key.length / 2), e.key.subarray(e.key.length / 2)].map(address);
+      return from === to ? `${from}` : `${from} . ${to}`;
+    }
     case "endpoints": {
       const length = e.key.length - 8;
       return `${address(e.key.subarray(0, length))} ${protocolAndPort(e.key, length)}`;

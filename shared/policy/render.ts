@@ -1,7 +1,7 @@
 /**
  * Compiled policy to table content. Pure.
  *
- *   forward (hook):  replies of what began allowed pass → jump from-pod → jump to-pod → accept
+ *   forward (hook):  replies of what began allowed pass, a pod reaches itself → jump from-pod → jump to-pod → accept
  *   input (hook):    the same, from-pod only: a pod that talks to the node itself
  *   from-pod:        source address vmap → goto the profile for egress
  *   to-pod:          destination address vmap → goto the profile for ingress
@@ -21,11 +21,13 @@ import {
   addressIn,
   addressMap,
   COUNTER,
+  CUT,
   ESTABLISHED,
   endpointIn,
   FRAGMENTATION_NEEDED,
   icmpv6Type,
   interfaceIs,
+  pairIn,
   portIn,
   portRange,
   type Side,
@@ -42,6 +44,7 @@ import {
   profileChain,
   SERVICES_SET,
   safeName,
+  selfSet,
 } from "./names.ts";
 import { type LocalPod, podVerdicts } from "./pod-verdicts.ts";
 
@@ -225,6 +228,7 @@ const ACCEPT = verdict({ to: "accept" });
 
 function baseChain(hook: HookName, rules: readonly ChainRule[]): ChainContent {
   const always: readonly ChainRule[] = [
+    { expressions: [...CUT, COUNTER, verdict({ to: "drop" })], comment: "cut: began under a policy that was changed" },
     { expressions: [...ESTABLISHED, ACCEPT] },
     // Also without a connection that we know: else large packets vanish for as long as the sender waits.
     { expressions: [...FRAGMENTATION_NEEDED, ACCEPT] },
@@ -258,13 +262,15 @@ export function renderFrame(options: RenderOptions): {
   readonly sets: [name: string, content: SetContent][];
 } {
   const link: ChainRule = { expressions: [...icmpv6Type(...ICMPV6_LINK_TYPES), ACCEPT] };
+  const self = FAMILIES.map((family): ChainRule => ({ expressions: [...pairIn(family, selfSet(family)), ACCEPT] }));
   return {
-    sets: DIRECTIONS.flatMap((direction) =>
-      FAMILIES.map((family): [string, SetContent] => [
+    sets: FAMILIES.flatMap((family): [string, SetContent][] => [
+      ...DIRECTIONS.map((direction): [string, SetContent] => [
         podMap(direction, family),
         { kind: "verdicts", family, elements: [] },
       ]),
-    ),
+      [selfSet(family), { kind: "pairs", family, elements: [] }],
+    ]),
     chains: [
       ...DIRECTIONS.map((d): [string, ChainContent] => [dropChain(d), dropContent(d, options)]),
       ...DIRECTIONS.map((d): [string, ChainContent] => [
@@ -275,7 +281,7 @@ export function renderFrame(options: RenderOptions): {
           })),
         },
       ]),
-      [CHAIN.forward, baseChain("forward", [jump(CHAIN.fromPod), jump(CHAIN.toPod)])],
+      [CHAIN.forward, baseChain("forward", [...self, jump(CHAIN.fromPod), jump(CHAIN.toPod)])],
       [CHAIN.input, baseChain("input", [link, jump(CHAIN.fromPod)])],
     ],
   };

@@ -128,14 +128,14 @@ async function failure(work: Promise<unknown>): Promise<CniCallError> {
 
 const mapElements = () =>
   [...(readTable(nft)?.sets ?? [])].flatMap(([name, set]) =>
-    set.kind === "verdicts" ? set.elements.map((e) => `${name} ${e}`) : [],
+    set.kind === "verdicts" || set.kind === "pairs" ? set.elements.map((e) => `${name} ${e}`) : [],
   );
 /** The removal follows DEL within a moment. */
 const untilGone = (pod: Attached) =>
   until(
     `${pod.ip4} gone`,
     5000,
-    () => !mapElements().some((e) => e.includes(` ${pod.ip4} `) || e.includes(` ${pod.ip6} `)),
+    () => !mapElements().some((e) => e.split(" ").some((word) => word === pod.ip4 || word === pod.ip6)),
   );
 const nftDo = (...args: string[]) => runTool("ip", ["netns", "exec", node.name, "nft", ...args]);
 
@@ -190,6 +190,8 @@ describe("terway-policy after ptp and terway-ipam", () => {
         `to4 ${client.ip4} : return`,
         `from6 ${client.ip6} : return`,
         `to6 ${client.ip6} : return`,
+        `self4 ${client.ip4}`,
+        `self6 ${client.ip6}`,
       ].sort(),
     );
     const log = readFileSync(join(dir, "log/terway-policy.log"), "utf8");
@@ -301,7 +303,7 @@ describe("terway-policy after ptp and terway-ipam", () => {
     store.db.close();
     await policyOnly({}).gc([kept, bare].map((x) => ({ containerID: x.pod.containerId, ifname: "eth0" })));
     await untilGone(lost);
-    expect(mapElements().filter((e) => e.includes(` ${kept.ip4} `)).length).toBe(2);
+    expect(mapElements().filter((e) => e.split(" ").includes(kept.ip4)).length).toBe(3);
     // One element is gone already; neither result nor namespace is known any more.
     nftDo("delete", "element", "inet", "terway-policy", "to4", `{ ${bare.ip4} }`);
     runtime.cache.delete(`${bare.pod.containerId}/eth0`);
