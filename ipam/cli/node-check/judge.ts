@@ -53,7 +53,8 @@ export function judgeNode(facts: NodeCheckFacts, wanted?: ModeName): NodeReport 
       remedy: "run as root, outside of a container without CAP_SYS_ADMIN",
     });
   const asked = modes.find((m) => m.mode === (wanted ?? modeInForce));
-  if (asked !== undefined)
+  // Of the mode in force lint says it, with line and column.
+  if (asked !== undefined && asked.mode !== modeInForce)
     for (const reason of asked.because) findings.push({ level: "error", subject: `mode ${asked.mode}`, ...reason });
   findings.push(
     ...confFindings(facts, kernel),

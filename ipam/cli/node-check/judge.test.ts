@@ -1,0 +1,239 @@
+import { describe, expect, it } from "vitest";
+import type { KernelFeature } from "../../../shared/kernel/features.ts";
+import { kernelWithout } from "../../../shared/kernel/probe.ts";
+import type { ModeName } from "../../conflist/modes.ts";
+import { type ConflistWish, formatConflist, mustRender } from "../../conflist/render.ts";
+import type { ConfFile, NodeCheckFacts } from "./facts.ts";
+import { formatReport } from "./format.ts";
+import { judgeNode } from "./judge.ts";
+
+function fileOf(file: string, wish: ConflistWish): ConfFile {
+  const conflist = mustRender(wish);
+  const mode = conflist.plugins[0]?.mode;
+  return {
+    file,
+    text: formatConflist(conflist),
+    network: conflist.name,
+    types: conflist.plugins.map((p) => p.type),
+    ...(typeof mode === "string" ? { pluginMode: mode } : {}),
+  };
+}
+const foreign = (file: string, type: string): ConfFile => ({ file, text: "{}", network: "other", types: [type] });
+
+/** A node on which all is well, in mode eniip-veth. */
+function node(
+  changes: Partial<NodeCheckFacts> & { without?: readonly KernelFeature[]; missing?: readonly string[] } = {},
+): NodeCheckFacts {
+  const { without = [], missing = [], ...rest } = changes;
+  return {
+    release: "6.1.0",
+    kernel: kernelWithout(...without),
+    sysctls: { "net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "0" },
+    confDir: "/etc/cni/net.d",
+    confFiles: [fileOf("10-terway.conflist", { mode: "eniip-veth" })],
+    binDirs: ["/opt/cni/bin"],
+    binaryOf: (type) =>
+      missing.includes(type)
+        ? { kind: "missing", looked: "/opt/cni/bin" }
+        : { kind: "installed", versions: ["0.4.0", "1.0.0", "1.1.0"] },
+    store: { kind: "there", path: "/s", agentRuns: true, idle: 5, pods: 3, enis: 2, instanceType: "ecs.g7.large" },
+    links: ["lo", "eth0", "cali00000000001", "tunl0"],
+    chains: ["KUBE-SERVICES", "prerouting"],
+    ...rest,
+  };
+}
+
+const verdict = (facts: NodeCheckFacts, mode: ModeName) => judgeNode(facts).modes.find((m) => m.mode === mode);
+const findings = (facts: NodeCheckFacts, wanted?: ModeName) =>
+  judgeNode(facts, wanted).findings.map((f) => `${f.level}: ${f.subject}: ${f.message}; ${f.remedy}`);
+
+describe("judgeNode", () => {
+  it("has nothing to say of a node that is well", () => {
+    expect(judgeNode(node())).toMatchObject({ findings: [], modeInForce: "eniip-veth", exitCode: 0 });
+    expect(judgeNode(node()).modes.every((m) => m.possible === "yes")).toBe(true);
+  });
+
+  it("says which modes the kernel cannot do, why, and what to do instead", () => {
+    const facts = node({ without: ["ipvlan", "vlan"] });
+    expect(verdict(facts, "eniip-ipvlan")).toEqual({
+      mode: "eniip-ipvlan",
+      possible: "no",
+      because: [
+        {
+          message: "the kernel has no IPvlan links (L2) (ipvlan: EOPNOTSUPP)",
+          remedy: expect.stringMatching(/^use the conflist of mode eniip-veth; or load it with "modprobe -a ipvlan"/),
+        },
+      ],
+    });
+    expect(verdict(facts, "trunk")?.possible).toBe("no");
+    expect(verdict(facts, "eniip-veth")?.possible).toBe("yes");
+    // What is not asked for is no fault of the node.
+    expect(judgeNode(facts).exitCode).toBe(0);
+    expect(judgeNode(facts, "trunk").exitCode).toBe(1);
+    expect(findings(facts, "trunk")).toEqual([
+      expect.stringMatching(/^error: mode trunk: the kernel has no VLAN links.*8021q/),
+    ]);
+  });
+
+  it("tells what is to be installed from what cannot be", () => {
+    const facts = node({ missing: ["cilium-cni", "terway-trunk"], without: ["vlan"] });
+    expect(verdict(facts, "eniip-cilium")?.possible).toBe("not yet");
+    expect(verdict(facts, "trunk")).toMatchObject({
+      possible: "no",
+      because: [{}, { message: "plugin terway-trunk is not in /opt/cni/bin" }],
+    });
+  });
+
+  it("counts what a chained plugin lacks apart from the modes", () => {
+    const facts = node({
+      without: ["nftables"],
+      confFiles: [fileOf("10.conflist", { mode: "eniip-veth", networkPolicy: false })],
+    });
+    expect(verdict(facts, "eniip-veth")?.possible).toBe("yes");
+    expect(judgeNode(facts).parts.networkPolicy).toHaveLength(1);
+    expect(judgeNode(facts).exitCode).toBe(0);
+    // With terway-policy in the chain that is in force, pods would fail.
+    expect(judgeNode(node({ without: ["nftables"] })).exitCode).toBe(1);
+  });
+
+  it.each<[what: string, facts: NodeCheckFacts, finding: RegExp, exitCode: number]>([
+    [
+      "an unknown kernel",
+      node({ kernel: { problem: "unshare 0x40000000: EPERM" } }),
+      /^error: kernel: .*EPERM; run as root/,
+      2,
+    ],
+    ["no folder", node({ confFiles: undefined }), /^error: \/etc\/cni\/net\.d: there is no such folder.*mkdir -p/, 1],
+    [
+      "no network",
+      node({ confFiles: [] }),
+      /^warning: \/etc\/cni\/net\.d: no network is configured; terway-cli conflist new/,
+      0,
+    ],
+    [
+      "another CNI's file that sorts before ours",
+      node({ confFiles: [foreign("05-cilium.conflist", "cilium-cni"), fileOf("10-terway.conflist", { mode: "vpc" })] }),
+      /^error: \/etc\/cni\/net\.d\/05-cilium\.conflist: sorts before 10-terway\.conflist: runtimes take it.*"other" \(cilium-cni\); remove it/,
+      1,
+    ],
+    [
+      "another CNI's node",
+      node({ confFiles: [foreign("10-flannel.conflist", "flannel")] }),
+      /^warning: .*not Terway; remove it before/,
+      0,
+    ],
+    [
+      "the former plugin's file",
+      node({ confFiles: [foreign("10-terway.conf", "terway")] }),
+      /^error: .*former plugin.*conflist from-config/,
+      1,
+    ],
+    [
+      "lo's file before ours",
+      node({ confFiles: [foreign("00-lo.conf", "loopback"), fileOf("10-terway.conflist", { mode: "vpc" })] }),
+      /^error: .*00-lo\.conf: is for lo alone and sorts before.*99-loopback\.conf/,
+      1,
+    ],
+    [
+      "a file that is not JSON",
+      node({ confFiles: [{ file: "10-terway.conflist", text: "{", types: [] }] }),
+      /^error: .*is not JSON/,
+      1,
+    ],
+    [
+      "two networks of one name",
+      node({ confFiles: [fileOf("10-a.conflist", { mode: "vpc" }), fileOf("20-b.conflist", { mode: "trunk" })] }),
+      /^warning: .*20-b\.conflist: has the network name "terway" of 10-a\.conflist/,
+      0,
+    ],
+    [
+      "no loopback",
+      node({ missing: ["loopback"] }),
+      /^warning: \/opt\/cni\/bin: the reference plugin loopback is missing/,
+      0,
+    ],
+    ["no portmap", node({ missing: ["portmap"] }), /^error: .*portmap is not in/, 1],
+    [
+      "forwarding that was turned off under running pods",
+      node({ sysctls: { "net/ipv4/ip_forward": "0" } }),
+      /^error: net\.ipv4\.ip_forward: is 0 with 3 pods.*sysctl -w net\.ipv4\.ip_forward=1/,
+      1,
+    ],
+    [
+      "no store",
+      node({ store: { kind: "missing", path: "/s" } }),
+      /^warning: \/s: there is no store.*start terway-agent/,
+      0,
+    ],
+    [
+      "a broken store",
+      node({ store: { kind: "broken", path: "/s", problem: "malformed" } }),
+      /^error: \/s: malformed/,
+      1,
+    ],
+    [
+      "no agent",
+      node({
+        store: { kind: "there", path: "/s", agentRuns: false, idle: 5, pods: 0, enis: 1, instanceType: undefined },
+      }),
+      /^warning: terway-agent: does not run: pods start while idle addresses are left \(5\)/,
+      0,
+    ],
+    [
+      "what Calico left",
+      node({ chains: ["cali-INPUT", "cali-FORWARD", "cali-a", "cali-b"], links: ["vxlan.calico"] }),
+      /^warning: Calico: is or was on this node: links vxlan\.calico; chains cali-INPUT, cali-FORWARD, cali-a and 1 more/,
+      0,
+    ],
+    ["what Flannel left", node({ links: ["flannel.1", "cni0"] }), /^warning: Flannel: .*flannel\.1/, 0],
+  ])("speaks of %s", (_what, facts, finding, exitCode) => {
+    expect(findings(facts)).toContainEqual(expect.stringMatching(finding));
+    expect(judgeNode(facts).exitCode).toBe(exitCode);
+  });
+
+  it("does not take for leftovers what belongs there", () => {
+    const ofCilium = { links: ["cilium_host", "cilium_net"], chains: ["CILIUM_INPUT"] };
+    expect(
+      findings(node({ ...ofCilium, confFiles: [fileOf("10-terway.conflist", { mode: "eniip-cilium" })] })),
+    ).toEqual([]);
+    expect(findings(node({ links: ["cni0"] }), "standalone-ipam-bridge")).toEqual([]);
+    expect(findings(node({ sysctls: { "net/ipv4/ip_forward": "0" }, store: { kind: "missing", path: "/s" } }))).toEqual(
+      [expect.stringContaining("there is no store")],
+    );
+  });
+
+  it("is not good on a node that can do no mode of ours", () => {
+    expect(judgeNode(node({ without: ["veth"], confFiles: [] })).exitCode).toBe(1);
+  });
+});
+
+describe("formatReport", () => {
+  it("is a table of modes, and what to do", () => {
+    const facts = node({ without: ["ipvlan", "fq"], missing: ["cilium-cni", "terway-bandwidth"], links: ["weave"] });
+    expect(
+      formatReport(judgeNode(facts)),
+    ).toBe(`Kernel 6.1.0: has veth, vlan, macvlan, bridge, ifb, tbf, clsact, prio, policyRouting4, policyRouting6, nftables, conntrack
+       has not ipvlan, fq
+
+MODE                     POSSIBLE  WHY NOT
+vpc                      yes
+eniip-veth *             yes
+eniip-ipvlan             no        the kernel has no IPvlan links (L2) (ipvlan: EOPNOTSUPP)
+                                     remedy: use the conflist of mode eniip-veth; or load it with "modprobe -a ipvlan", or boot a kernel with CONFIG_IPVLAN (Linux 4.2 or later)
+eni-exclusive            yes
+trunk                    yes
+eniip-cilium             not yet   plugin cilium-cni is not in /opt/cni/bin
+                                     remedy: put the binary into /opt/cni/bin
+standalone-ipam-bridge   yes
+standalone-ipam-ptp      yes
+standalone-ipam-macvlan  yes
+* in force on this node
+without bandwidth (terway-bandwidth): plugin terway-bandwidth is not in /opt/cni/bin
+    remedy: put the binary into /opt/cni/bin
+
+warning: Weave: is or was on this node: links weave
+    remedy: remove them, or restart the node once its configuration is gone: stale rules drop packets of our pods
+
+good`);
+  });
+});
