@@ -5,6 +5,10 @@ import ConflistNew from "./commands/conflist/new.ts";
 import Journal from "./commands/journal.ts";
 import NodeCheck from "./commands/node/check.ts";
 import Pods from "./commands/pods.ts";
+import PolicyExplain from "./commands/policy/explain.ts";
+import PolicyLint from "./commands/policy/lint.ts";
+import PolicyShow from "./commands/policy/show.ts";
+import PolicySync from "./commands/policy/sync.ts";
 import Show from "./commands/show.ts";
 
 export const COMMANDS = {
@@ -15,4 +19,8 @@ export const COMMANDS = {
   "conflist:lint": ConflistLint,
   "conflist:new": ConflistNew,
   "node:check": NodeCheck,
+  "policy:sync": PolicySync,
+  "policy:show": PolicyShow,
+  "policy:explain": PolicyExplain,
+  "policy:lint": PolicyLint,
 };

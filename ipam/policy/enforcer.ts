@@ -53,13 +53,14 @@ export interface Enforcer {
   reread(): boolean;
 }
 
-export function createEnforcer(store: Store, nft: NftSocket, logDrops?: boolean): Enforcer {
+/** @param nft undefined: the store only. */
+export function createEnforcer(store: Store, nft: NftSocket | undefined, logDrops?: boolean): Enforcer {
   const { db } = store;
   let compiled = getCompiled(db);
   let programmed: Programmed | undefined;
 
   function program(from: Programmed | undefined): readonly string[] {
-    if (compiled === undefined) return [];
+    if (compiled === undefined || nft === undefined) return [];
     const wanted = compiled;
     const options = logDrops === undefined ? {} : { logDrops };
     const desired = () => ({ compiled: wanted, pods: listLocalPods(db), ...options });
