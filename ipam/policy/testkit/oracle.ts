@@ -41,6 +41,16 @@ function labelsMatch(selector: any, labels: Record<string, string> = {}): boolea
 
 /** Bits as a string: the slowest and plainest way to compare prefixes. */
 function bits(address: string): string {
+  let known = bitsKnown.get(address);
+  if (known === undefined) {
+    known = bitsOf(address);
+    bitsKnown.set(address, known);
+  }
+  return known;
+}
+const bitsKnown = new Map<string, string>();
+
+function bitsOf(address: string): string {
   if (!address.includes(":"))
     return address
       .split(".")
