@@ -5,11 +5,10 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { getAttachment } from "../../ipam/store/attachments.ts";
 import { type EniKind, listEnis } from "../../ipam/store/enis.ts";
-import type { KernelFeature } from "../../shared/kernel/features.ts";
-import { probeKernel } from "../../shared/kernel/probe.ts";
-import { nodeSys } from "../../shared/sys/node.ts";
 import { OUTSIDE_IP } from "../cloud/fabric.ts";
 import { runTool } from "../cloud/netns.ts";
+import { inMode } from "../kernel/features.ts";
+import { patient } from "../kernel/patience.ts";
 import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
 import { connections, ping, serve, tcpEcho } from "../lab/traffic.ts";
 import { createWorld, type LabMode, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
@@ -31,18 +30,15 @@ interface Case {
   readonly kind: EniKind;
   readonly enis: number;
   readonly secondary: number;
-  readonly needs?: KernelFeature;
 }
 
 const CASES: readonly Case[] = [
   { mode: "eni-exclusive", kind: "exclusive", enis: 2, secondary: 0 },
-  { mode: "eniip-ipvlan", kind: "shared", enis: 2, secondary: 1, needs: "ipvlan" },
+  { mode: "eniip-ipvlan", kind: "shared", enis: 2, secondary: 1 },
 ];
-const kernel = probeKernel(nodeSys);
 
-describe.each(CASES.filter((c) => c.needs === undefined || kernel[c.needs].there))(
-  "$mode",
-  ({ mode, kind, enis, secondary }) => {
+for (const { mode, kind, enis, secondary } of CASES)
+  describe(mode, inMode(mode), () => {
     let world: World;
     let here: Prepared;
     let there: Prepared;
@@ -114,27 +110,31 @@ describe.each(CASES.filter((c) => c.needs === undefined || kernel[c.needs].there
       expect(world.cloud.fabric?.spoofed()).toBe(0);
     });
 
-    it("reaches Services through the node, with backends on this node and on another", async () => {
-      const [a, b, c] = [await attach(here.node), await attach(here.node), await attach(there.node)];
-      const reached: number[] = [];
-      for (const backend of [b, c]) {
-        const server = await serve(backend.pod.netns);
-        // As kube-proxy has it for a Service's address.
-        const script = `table ip kube-proxy
+    it(
+      "reaches Services through the node, with backends on this node and on another",
+      async () => {
+        const [a, b, c] = [await attach(here.node), await attach(here.node), await attach(there.node)];
+        const reached: number[] = [];
+        for (const backend of [b, c]) {
+          const server = await serve(backend.pod.netns);
+          // As kube-proxy has it for a Service's address.
+          const script = `table ip kube-proxy
         delete table ip kube-proxy
         table ip kube-proxy { chain pre { type nat hook prerouting priority dstnat; ip daddr 172.16.0.10 tcp dport 80 dnat to ${backend.ip}:${server.port}; }; }`;
-        runTool("nsenter", [`--net=${here.node.netns}`, "nft", "-f", "-"], script);
-        reached.push(await connections(a.pod.netns, "172.16.0.10", 80, 20));
-        server.close();
-      }
-      expect(reached).toEqual([20, 20]);
-      for (const [n, x] of [
-        [here, a],
-        [here, b],
-        [there, c],
-      ] as const)
-        await n.node.runtime.del(x.pod);
-    }, 60_000);
+          runTool("nsenter", [`--net=${here.node.netns}`, "nft", "-f", "-"], script);
+          reached.push(await connections(a.pod.netns, "172.16.0.10", 80, 20));
+          server.close();
+        }
+        expect(reached).toEqual([20, 20]);
+        for (const [n, x] of [
+          [here, a],
+          [here, b],
+          [there, c],
+        ] as const)
+          await n.node.runtime.del(x.pod);
+      },
+      patient(60_000),
+    );
 
     it("has CHECK name what was changed", async () => {
       const { pod } = await attach(here.node);
@@ -148,5 +148,4 @@ describe.each(CASES.filter((c) => c.needs === undefined || kernel[c.needs].there
       ).toBeUndefined();
       expect(listEnis(here.store.db).every((e) => e.state === "ready")).toBe(true);
     });
-  },
-);
+  });
