@@ -3,6 +3,7 @@ import { afterEach, describe, expect, it } from "vitest";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { OUTSIDE_IP } from "../cloud/fabric.ts";
+import { inMode } from "../kernel/features.ts";
 import { poolView } from "../lab/store-view.ts";
 import { ping } from "../lab/traffic.ts";
 import { createWorld, until, type World, type WorldNode, type WorldOptions } from "../lab/world.ts";
@@ -73,7 +74,7 @@ const settled = (n: WorldNode) =>
     throw new Error(`${error.message}: ${world ? differences(world, n).join("; ") : ""}`);
   });
 
-describe("an agent killed at any point of a cloud operation (F-11)", () => {
+describe("an agent killed at any point of a cloud operation (F-11)", inMode("eniip-veth"), () => {
   it.each([
     "create-eni:asked",
     "create-eni:created",
@@ -144,7 +145,7 @@ describe("an agent killed at any point of a cloud operation (F-11)", () => {
   );
 });
 
-describe("cloud faults", () => {
+describe("cloud faults", inMode("eniip-veth"), () => {
   it("an answer that is lost does not double an ENI or an address", async () => {
     const node = await oneNode({ agents: false });
     for (const action of ["CreateNetworkInterface", "AttachNetworkInterface", "AssignPrivateIpAddresses"]) {
@@ -259,7 +260,7 @@ describe("cloud faults", () => {
   }, 120_000);
 });
 
-describe("restarts of the agent (F-42)", () => {
+describe("restarts of the agent (F-42)", inMode("eniip-veth"), () => {
   it("20 kills during churn: pods keep their addresses, the two views agree", async () => {
     const node = await oneNode({ instanceType: "ecs.g7.xlarge" });
     await warm(node);

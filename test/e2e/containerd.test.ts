@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { OUTSIDE_IP } from "../cloud/fabric.ts";
+import { inMode } from "../kernel/features.ts";
 import { poolView } from "../lab/store-view.ts";
 import { CNI_PATH, createWorld, until, type World, type WorldNode } from "../lab/world.ts";
 
@@ -93,7 +94,7 @@ afterAll(async () => {
   rmSync(folder, { recursive: true, force: true });
 });
 
-describe("containerd", () => {
+describe("containerd", inMode("eniip-veth"), () => {
   it("starts containers that reach each other across nodes, and gives the addresses back", async () => {
     const [a, b] = world.nodes;
     if (a === undefined || b === undefined) throw new Error("two nodes are needed");

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { OUTSIDE_IP } from "../cloud/fabric.ts";
 import { runTool } from "../cloud/netns.ts";
+import { inMode } from "../kernel/features.ts";
 import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
 import { ping, tcpEcho } from "../lab/traffic.ts";
 import { createWorld, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
@@ -37,7 +38,7 @@ function close(made: { world: World; nodes: readonly Prepared[] } | undefined): 
   return made?.world.close();
 }
 
-describe("numbers and names (F-40)", () => {
+describe("numbers and names (F-40)", inMode("eniip-veth"), () => {
   let made: Awaited<ReturnType<typeof makeWorld>>;
   let node: WorldNode;
   beforeAll(async () => {
@@ -148,7 +149,7 @@ function hostIfnameOf(node: WorldNode): string {
   return last;
 }
 
-describe.each([1450, 1500, 8500])("an ENI with MTU %i (F-41)", (mtuBytes) => {
+describe.each([1450, 1500, 8500])("an ENI with MTU %i (F-41)", inMode("eniip-veth"), (mtuBytes) => {
   let made: Awaited<ReturnType<typeof makeWorld>>;
   beforeAll(async () => {
     made = await makeWorld("j", mtuBytes);

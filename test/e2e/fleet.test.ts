@@ -4,6 +4,7 @@ import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { OUTSIDE_IP } from "../cloud/fabric.ts";
 import { runTool } from "../cloud/netns.ts";
+import { inMode } from "../kernel/features.ts";
 import { poolView } from "../lab/store-view.ts";
 import { ping } from "../lab/traffic.ts";
 import { CNI_PATH, createWorld, until, type World, type WorldNode } from "../lab/world.ts";
@@ -19,7 +20,7 @@ const idle = (n: WorldNode) => {
   }
 };
 
-describe("five agents on one account (F-13)", () => {
+describe("five agents on one account (F-13)", inMode("eniip-veth"), () => {
   it("are ready after a mass restart with at most 3 calls each, make none at rest, and serve pods meanwhile", async () => {
     world = await createWorld({
       prefix: `m${process.pid % 10000}`,
@@ -56,7 +57,7 @@ describe("five agents on one account (F-13)", () => {
   }, 120_000);
 });
 
-describe("Debian's plugins behind terway-eni (F-48)", () => {
+describe("Debian's plugins behind terway-eni (F-48)", inMode("eniip-veth"), () => {
   const chains: Record<string, PluginConf[]> = {
     "tuning that changes the pod's sysctl and MTU": [
       { type: "tuning", sysctl: { "net.core.somaxconn": "500" }, mtu: 1400 },

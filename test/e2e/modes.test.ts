@@ -9,7 +9,7 @@ import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { OUTSIDE_IP, OUTSIDE_IP6 } from "../cloud/fabric.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
-import { type Feature, needs } from "../kernel/features.ts";
+import { type Feature, inMode, needs } from "../kernel/features.ts";
 import { patient } from "../kernel/patience.ts";
 import { poolView } from "../lab/store-view.ts";
 import { ping } from "../lab/traffic.ts";
@@ -25,7 +25,7 @@ afterAll(async () => {
 
 const bare = (cidr: string | undefined) => cidr?.split("/")[0] ?? "";
 
-describe("VPC mode", () => {
+describe("VPC mode", inMode("vpc"), () => {
   it("routes each node's pod range, with one entry a node in the VPC's table", async () => {
     const world = await createWorld({
       prefix: `v${process.pid % 10000}`,
@@ -64,7 +64,7 @@ describe("VPC mode", () => {
   }, 60_000);
 });
 
-describe("dual stack", () => {
+describe("dual stack", inMode("eniip-veth"), () => {
   it("gives each pod both families of one ENI, usable at once", async () => {
     const world = await createWorld({
       prefix: `d${process.pid % 10000}`,

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { runTool } from "../cloud/netns.ts";
+import { inMode } from "../kernel/features.ts";
 import { poolView } from "../lab/store-view.ts";
 import { ping } from "../lab/traffic.ts";
 import { CNI_PATH, createWorld, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
@@ -53,7 +54,7 @@ beforeAll(async () => {
 });
 afterAll(() => world?.close());
 
-describe("a pod with two interfaces", () => {
+describe("a pod with two interfaces", inMode("eniip-veth"), () => {
   it("is reached on both, and replies leave by the interface that was asked", async () => {
     const { pod, eth0, net1 } = await attachBoth();
     const peer = other.newPod();

@@ -4,6 +4,7 @@
  */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { runTool } from "../cloud/netns.ts";
+import { inMode } from "../kernel/features.ts";
 import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
 import { connections, serve } from "../lab/traffic.ts";
 import { CNI_PATH, createWorld, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
@@ -66,7 +67,7 @@ afterAll(async () => {
   await world?.close();
 });
 
-describe.each([4, 6])("with strict reverse path filters, IPv%i", (family) => {
+describe.each([4, 6])("with strict reverse path filters, IPv%i", inMode("eniip-veth"), (family) => {
   const ipOf = (i: number) => pods[i]?.ips[family === 4 ? 0 : 1] ?? "";
   const nodeIp = () => {
     const primary = world.cloud.model.eniOf(node.instance.primaryEniId);
@@ -98,7 +99,7 @@ describe.each([4, 6])("with strict reverse path filters, IPv%i", (family) => {
 
 it("no packet was sent with an address that is not its ENI's", () => expect(world.cloud.fabric?.spoofed()).toBe(0));
 
-describe("portmap behind terway-eni (F-31)", () => {
+describe("portmap behind terway-eni (F-31)", inMode("eniip-veth"), () => {
   it("forwards a port of the node to the pod, and nothing is left when it is gone", async () => {
     const conflist = {
       ...node.runtime.conflist,

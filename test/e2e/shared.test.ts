@@ -6,6 +6,7 @@ import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { OUTSIDE_IP } from "../cloud/fabric.ts";
 import { runTool } from "../cloud/netns.ts";
+import { inMode } from "../kernel/features.ts";
 import { poolView } from "../lab/store-view.ts";
 import { ping, tcpEcho } from "../lab/traffic.ts";
 import { CNI_PATH, createWorld, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
@@ -70,7 +71,7 @@ beforeEach(async () => {
   await warm(node, 6);
 });
 
-describe("pods of shared ENIs", () => {
+describe("pods of shared ENIs", inMode("eniip-veth"), () => {
   it("reach each other, the node, other nodes and the outside, and leave nothing behind", async () => {
     const [a, b, c] = [await attach(node), await attach(node), await attach(other)];
     expect([
@@ -317,7 +318,7 @@ describe("pods of shared ENIs", () => {
   });
 });
 
-describe("after a reboot (F-23)", () => {
+describe("after a reboot (F-23)", inMode("eniip-veth"), () => {
   it("every address is free before the first ADD, late DELs succeed, and pods start before the agent", async () => {
     const a = await attach(node);
     await node.stopAgent("SIGKILL");
