@@ -12,6 +12,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeEach, describe, expect, it } from "vitest";
+import { needs, tryFeature } from "../../test/kernel/features.ts";
+import { patient } from "../../test/kernel/patience.ts";
 import { formatConflist, mustRender } from "../conflist/render.ts";
 import { readConfigMap } from "./config-map.ts";
 import { makeStore, runCli } from "./testkit.ts";
@@ -146,6 +148,19 @@ describe("conflist from-config", () => {
     expect(ran.stderr).toMatch(/10-terway\.conf +ip_stack +moved +start terway-agent with --ip-stack dual/);
     expect(ran.stderr).toMatch(/eni_conf +max_pool_size +kept +terway-agent acts on it/);
     expect(ran.stderr).toMatch(/warning: .*asks for IPvlan, and this kernel has none/);
+  });
+
+  const fromConf = () =>
+    runCli("conflist", "from-config", put("10-terway.conf", TERWAY_CONF), "--eni-conf", put("eni_conf", ENI_CONF));
+
+  it.skipIf(!root || tryFeature("ipvlan").there)("asks this kernel, which has no IPvlan", () => {
+    expect(JSON.parse(fromConf().stdout)).toMatchObject({ plugins: [{ type: "terway-eni" }, {}, {}] });
+  });
+
+  it("asks this kernel, which has IPvlan", { ...needs("ipvlan"), timeout: patient(30_000) }, () => {
+    const { stdout, stderr } = fromConf();
+    expect(JSON.parse(stdout)).toMatchObject({ plugins: [{ type: "terway-ipvlan" }, {}, {}] });
+    expect(stderr).not.toContain("warning:");
   });
 
   it("takes the ConfigMap as kubectl prints it", () => {

@@ -78,7 +78,7 @@ export const PLUGINS: Readonly<Record<string, PluginInfo>> = {
   },
   "terway-bandwidth": {
     role: "chained",
-    keys: { ingressRate: any, ingressBurst: any, egressRate: any, egressBurst: any, ...places },
+    keys: { ingressRate: any, ingressBurst: any, egressRate: any, egressBurst: any, qos: object, ...places },
     ...SHAPES,
   },
   bridge: { role: "interface" },
