@@ -5,7 +5,8 @@ import { CLONE_NEWNET, O_RDONLY } from "../../shared/sys/linux.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 
 export interface ProbeOutcome {
-  readonly reached: boolean | undefined;
+  /** undecided: an application that stays silent looks the same as a packet that is dropped. */
+  readonly outcome: "reached" | "not reached" | "undecided";
   /** What came back: "connected", "refused: nobody listens", "nothing within 2 s", … */
   readonly seen: string;
 }
@@ -51,11 +52,7 @@ function firstLine(child: ChildProcess): Promise<string> {
   });
 }
 
-const SEEN: Readonly<Record<string, boolean>> = {
-  connected: true,
-  answered: true,
-  "refused: nobody listens": true,
-};
+const ARRIVED = ["connected", "answered", "refused: nobody listens"];
 
 export async function probe(request: ProbeRequest): Promise<ProbeOutcome> {
   const { protocol, address, port, timeoutMs } = request;
@@ -67,11 +64,10 @@ export async function probe(request: ProbeRequest): Promise<ProbeOutcome> {
     const seen = await firstLine(spawnIn(request.fromNetns, ["send", ...common]));
     // Only an application that stays silent leaves a UDP probe without an answer although it arrived.
     const mayBeSilent = protocol === "udp" && listening !== "listening";
-    if (SEEN[seen]) return { reached: true, seen };
-    return {
-      reached: mayBeSilent ? undefined : false,
-      seen: mayBeSilent ? `${seen}; a silent application looks the same` : seen,
-    };
+    if (ARRIVED.includes(seen)) return { outcome: "reached", seen };
+    return mayBeSilent
+      ? { outcome: "undecided", seen: `${seen}; a silent application looks the same` }
+      : { outcome: "not reached", seen };
   } finally {
     listener?.kill();
   }

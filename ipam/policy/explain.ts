@@ -34,7 +34,7 @@ const TIERS = { admin: "the admin tier", policies: "the NetworkPolicies", baseli
 function because(direction: Direction, end: FlowEnd, judgement: Judgement, profile: Profile | undefined): string {
   const { allowed, tier, rule, passedBy } = judgement;
   const passed = passedBy === undefined ? "" : `passed on by ${ruleWords(passedBy)}; `;
-  if (end.pod === undefined) return `${end.address} is no pod of this node: nothing is judged here`;
+  if (end.pod === undefined) return `${end.address} is no pod that is known here: nothing is judged at its end`;
   if (rule !== undefined && tier !== undefined) {
     const verb = allowed ? "accepts" : "drops";
     return `${passed}${ruleWords(rule)} ${verb} it, in ${TIERS[tier]}`;

@@ -12,6 +12,10 @@ import { type ProbeOutcome, probe } from "../../probe.ts";
 
 type Explained = FlowExplained & { readonly probe?: ProbeOutcome };
 
+function contradicts({ outcome }: ProbeOutcome, allowed: boolean): boolean {
+  return outcome === (allowed ? "not reached" : "reached");
+}
+
 export default class PolicyExplain extends BaseCommand {
   static override description =
     "Say which policy decides about a flow, in each direction, and why. By what is in force on this node, or with --dir by a folder of manifests for pods of every node. Exit 1 when it is denied, 3 when a probe contradicts.";
@@ -58,7 +62,7 @@ export default class PolicyExplain extends BaseCommand {
         if (!flags.probe) explained.push(one);
         else explained.push({ ...one, probe: await this.#probe(store, pair, one, flags["probe-timeout"]) });
       }
-      if (explained.some((e) => e.probe?.reached !== undefined && e.probe.reached !== e.allowed)) process.exitCode = 3;
+      if (explained.some((e) => e.probe !== undefined && contradicts(e.probe, e.allowed))) process.exitCode = 3;
       else if (explained.some((e) => !e.allowed)) process.exitCode = 1;
       return explained;
     } finally {
@@ -110,9 +114,9 @@ export default class PolicyExplain extends BaseCommand {
     if (fromNetns === undefined)
       this.error(`a probe starts in a pod of this node, and ${from.pod?.name ?? from.address} is none`, { exit: 2 });
     const outcome = await probe({ protocol, address: to.address, port, fromNetns, toNetns: netnsOf(to), timeoutMs });
-    const agrees =
-      outcome.reached === undefined ? "undecided" : outcome.reached === allowed ? "as predicted" : "NOT as predicted";
-    this.log(`  probe   ${outcome.reached ? "reached" : "not reached"}  ${outcome.seen}: ${agrees}`);
+    const decided = outcome.outcome !== "undecided";
+    const agrees = !decided ? "" : contradicts(outcome, allowed) ? ": NOT as predicted" : ": as predicted";
+    this.log(`  probe   ${outcome.outcome} (${outcome.seen})${agrees}`);
     return outcome;
   }
 }
