@@ -191,6 +191,19 @@ describe("judgeNode", () => {
     expect(judgeNode(facts).exitCode).toBe(exitCode);
   });
 
+  it("warns of a strict reverse path filter that pods with an uplink would inherit", () => {
+    const strict = node({
+      sysctls: { "net/ipv4/conf/all/rp_filter": "0", "net/ipv4/conf/default/rp_filter": "1" },
+      store: { kind: "missing", path: "/s" },
+    });
+    expect(findings(strict, "eni-exclusive")).toContainEqual(
+      expect.stringMatching(/^warning: net\.ipv4\.conf\.default\.rp_filter: is strict/),
+    );
+    expect(findings(strict, "eniip-veth").join()).not.toContain("rp_filter");
+    const loose = { ...strict, sysctls: { ...strict.sysctls, "net/ipv4/conf/all/rp_filter": "2" } };
+    expect(findings(loose, "eni-exclusive").join()).not.toContain("rp_filter");
+  });
+
   it("does not take for leftovers what belongs there", () => {
     const ofCilium = { links: ["cilium_host", "cilium_net"], chains: ["CILIUM_INPUT"] };
     expect(

@@ -59,6 +59,7 @@ export function judgeNode(facts: NodeCheckFacts, wanted?: ModeName): NodeReport 
   findings.push(
     ...confFindings(facts, kernel),
     ...sysctlFindings(facts),
+    ...filterFindings(facts, wanted ?? modeInForce),
     ...storeFindings(facts, wanted ?? modeInForce),
     ...leftovers(facts, wanted ?? modeInForce),
   );
@@ -240,6 +241,21 @@ function sysctlFindings(facts: NodeCheckFacts): NodeFinding[] {
       },
     ];
   });
+}
+
+/** A pod's namespace begins with the node's values for IPv4 (net.core.devconf_inherit_init_net); the larger of the two counts. */
+function filterFindings(facts: NodeCheckFacts, mode: ModeName | undefined): NodeFinding[] {
+  const names = ["net/ipv4/conf/all/rp_filter", "net/ipv4/conf/default/rp_filter"];
+  const strict = Math.max(...names.map((name) => Number(facts.sysctls[name] ?? 0))) === 1;
+  if (!strict || mode === undefined || modeInfo(mode).path !== "uplink") return [];
+  return [
+    {
+      level: "warning",
+      subject: "net.ipv4.conf.default.rp_filter",
+      message: `is strict, and pods inherit it: in mode ${mode} a host port's or NodePort's packets come to the pod by its own interface, with the node's address, and are dropped`,
+      remedy: "sysctl -w net.ipv4.conf.default.rp_filter=2 before pods start, and the same in /etc/sysctl.d",
+    },
+  ];
 }
 
 function storeFindings(facts: NodeCheckFacts, mode: ModeName | undefined): NodeFinding[] {
