@@ -11,6 +11,7 @@ import type { Store } from "../store/open.ts";
 import { getCompiled, getPolicyRevision, listLocalPods, putCompiled } from "../store/policy.ts";
 import { inTransaction } from "../store/transaction.ts";
 import type { AttachedPod } from "./compiler.ts";
+import { enforceInside } from "./inside.ts";
 
 /** Pods of this node with the addresses that they really have, by the chained plugin's rows and by our IPAM's. */
 export function attachedPods(store: Store): AttachedPod[] {
@@ -67,7 +68,7 @@ export function createEnforcer(store: Store, nft: NftSocket | undefined, logDrop
     programmed = undefined; // unless it succeeds, what is there is not known
     const report = programPolicy(nft, desired, from);
     programmed = report.programmed;
-    return report.changed;
+    return [...report.changed, ...enforceInside(store, wanted)];
   }
 
   return {

@@ -1,5 +1,6 @@
 /** The verbs of terway-policy: a pod's addresses are under its NetworkPolicies before ADD returns. */
 
+import { getAttachment } from "../../ipam/store/attachments.ts";
 import { withBallast } from "../../ipam/store/ballast.ts";
 import { getFact } from "../../ipam/store/facts.ts";
 import type { AttachmentKey } from "../../ipam/store/key.ts";
@@ -18,17 +19,23 @@ import { inTransaction } from "../../ipam/store/transaction.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import type { Result } from "../../shared/cni/result.ts";
 import { asFailure, type CniCall } from "../../shared/cni/run-plugin.ts";
+import type { PodLink } from "../../shared/datapath/pod-link.ts";
 import { formatIp, tryParseIp } from "../../shared/net/ip.ts";
 import { readSysctl } from "../../shared/netlink/sysctl.ts";
 import type { PodPolicy } from "../../shared/policy/compiled.ts";
+import type { TableContent } from "../../shared/policy/content.ts";
+import { difference } from "../../shared/policy/difference.ts";
+import { insideContent } from "../../shared/policy/inside.ts";
 import { type PodPlan, podProblems, putPod } from "../../shared/policy/pod-program.ts";
 import { type Posture, verdictsOf } from "../../shared/policy/pod-verdicts.ts";
+import { programContent } from "../../shared/policy/program.ts";
+import { readTable } from "../../shared/policy/read.ts";
 import { referenced } from "../../shared/policy/render.ts";
 import type { Plugin, PluginHost } from "../host/plugin.ts";
 import { keyOf, podOf, withStore } from "../terway-ipam/commands.ts";
 import { placesOf } from "../terway-ipam/config.ts";
 import { type PolicyConfig, parsePolicyConfig } from "./config.ts";
-import { forgetConnections, inKernel, openTables, removeAddresses } from "./kernel.ts";
+import { forgetConnections, inKernel, openTables, openTablesOf, removeAddresses } from "./kernel.ts";
 
 /** GC leaves alone what is younger than this: the runtime made its list before it called us. */
 const GC_GRACE_MS = 30_000;
@@ -137,6 +144,8 @@ function add(w: Work): Result {
         optionsOf(w.config),
       ),
     );
+    const inside = uplinkOf(w, result);
+    if (inside) enforceInside(w, inside, policy, pod);
     const judged = done.plan.verdicts.some((v) => v.element.includes(" : goto "));
     // Whoever reached the address since the interface exists was not judged yet.
     if (judged && w.config.cutEstablished) forgetConnections(nft, addresses);
@@ -146,6 +155,29 @@ function add(w: Work): Result {
   } catch (error) {
     undo(w, error, pod);
     throw error;
+  }
+}
+
+/** The pod's link, if its packets do not pass the node: then the policy must be in force in the pod itself. */
+function uplinkOf(w: Work, result: Result): PodLink | undefined {
+  // With an uplink the pod has two interfaces: no need to ask the store for every other pod.
+  if ((result.interfaces ?? []).filter((i) => (i.sandbox ?? "") !== "").length < 2) return undefined;
+  const datapath = getAttachment(w.store.db, w.key)?.datapath;
+  const link = datapath === undefined ? undefined : (JSON.parse(datapath) as PodLink);
+  return link?.uplink && link;
+}
+
+function insideOf(w: Work, link: PodLink, policy: PodPolicy | undefined): TableContent {
+  const posture = postureOf(w.config);
+  return insideContent({ compiled: planOf(w, [], policy).parts(), policy, posture, link });
+}
+
+function enforceInside(w: Work, link: PodLink, policy: PodPolicy | undefined, pod: Pod): void {
+  const nft = openTablesOf(w.host.sys, w.call.env.netns);
+  try {
+    inKernel(`policy in ${pod.namespace}/${pod.name}`, () => programContent(nft, insideOf(w, link, policy)));
+  } finally {
+    nft.close();
   }
 }
 
@@ -279,12 +311,25 @@ function check(w: Work): void {
   const plan = planOf(w, addresses, getPodPolicy(w.store.db, pod.namespace, pod.name));
   const nft = openTables(w.host.sys);
   problems.push(...inKernel("CHECK", () => podProblems(nft, plan, optionsOf(w.config))));
+  const link = uplinkOf(w, w.call.prevResult ?? {});
+  if (link) problems.push(...insideProblems(w, link, getPodPolicy(w.store.db, pod.namespace, pod.name)));
   if (problems.length > 0)
     throw new CniFailure(
       CODE.changed,
       `the policy of pod ${pod.namespace}/${pod.name} is not in force: ${problems.join("; ")}`,
       "the agent mends it; without one run `terway-cli policy sync DIR`, or create the pod again",
     );
+}
+
+function insideProblems(w: Work, link: PodLink, policy: PodPolicy | undefined): string[] {
+  const nft = openTablesOf(w.host.sys, w.call.env.netns);
+  try {
+    return inKernel("CHECK", () => [...difference(readTable(nft), insideOf(w, link, policy)).words]).map(
+      (problem) => `in the pod: ${problem}`,
+    );
+  } finally {
+    nft.close();
+  }
 }
 
 function status(w: Work): void {

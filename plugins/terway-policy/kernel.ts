@@ -7,6 +7,7 @@ import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
 import { NetlinkError } from "../../shared/netlink/socket.ts";
 import { removePodRequests } from "../../shared/policy/pod-program.ts";
 import { verdictsOf } from "../../shared/policy/pod-verdicts.ts";
+import { O_RDONLY } from "../../shared/sys/linux.ts";
 import { decodeUtf8, isErrno, type Sys } from "../../shared/sys/sys.ts";
 
 /** Runs `work` and says a kernel's refusal as a CNI failure. */
@@ -34,6 +35,12 @@ export function inKernel<T>(what: string, work: () => T): T {
 
 export function openTables(sys: Sys): NftSocket {
   return inKernel("nftables", () => openNft(sys));
+}
+
+/** The tables of the pod's own namespace. */
+export function openTablesOf(sys: Sys, netns: string): NftSocket {
+  const [netnsFd, ownNetnsFd] = [sys.open(netns, O_RDONLY), sys.open("/proc/self/ns/net", O_RDONLY)];
+  return inKernel(`nftables of ${netns}`, () => openNft(sys, { netnsFd, ownNetnsFd }));
 }
 
 /** Ends what the addresses' conntrack entries let pass; the same socket serves both. */
