@@ -4,7 +4,7 @@ import { inNetns } from "../runtime/exec.ts";
 import { type ApiServer, createApiServer } from "./api-server.ts";
 import { API_IP, createFabric, type Fabric, METADATA_IP } from "./fabric.ts";
 import { createMetadataServer } from "./metadata-server.ts";
-import { createModel, type Instance, type Model } from "./model.ts";
+import { createModel, type Instance, type Model, type ModelEvents } from "./model.ts";
 import { removeNetnsByPrefix } from "./netns.ts";
 import type { Credential } from "./signature.ts";
 
@@ -72,13 +72,30 @@ function listen(server: Server, at: { readonly port: number; readonly netns?: st
   });
 }
 
+function fabricEvents(fabric: Fabric): ModelEvents {
+  return {
+    attached: (eni, instance) => fabric.attach(eni, instance),
+    detached: (eni) => fabric.detach(eni),
+    addresses: (eni) => fabric.addresses(eni),
+    groups: (eni) => fabric.groups(eni),
+    rules: (groupId) => fabric.rules(groupId),
+    route: (entry, present) => fabric.route(entry, present),
+  };
+}
+
 export async function createCloud(options: CloudOptions): Promise<Cloud> {
   if (options.fabric) removeNetnsByPrefix(`${options.prefix}-`);
   let closed = false;
   const vpcCidr = "10.0.0.0/8";
   const vpcCidr6 = options.ipv6 ? "2408:4000::/56" : undefined;
-  const fabric = options.fabric
-    ? createFabric({ prefix: options.prefix, vpcCidr, vpcCidr6, mtuBytes: options.mtuBytes ?? 1500 })
+  const fabric: Fabric | undefined = options.fabric
+    ? createFabric({
+        prefix: options.prefix,
+        vpcCidr,
+        vpcCidr6,
+        mtuBytes: options.mtuBytes ?? 1500,
+        model: () => model,
+      })
     : undefined;
   const model: Model = createModel({
     region: "cn-emulated",
@@ -86,12 +103,7 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     delays: options.delays ?? QUICK,
     // What is still under way when the cloud closes never happens.
     schedule: (ms, work) => void setTimeout(() => closed || work(), ms).unref(),
-    events: {
-      attached: (eni, instance) => fabric?.attach(model, eni, instance),
-      detached: (eni) => fabric?.detach(eni),
-      addresses: (eni) => fabric?.addresses(eni),
-      route: (entry, present) => fabric?.route(model, entry, present),
-    },
+    ...(fabric ? { events: fabricEvents(fabric), noMembers: fabric.noMembers } : {}),
   });
   model.addSecurityGroup(DEFAULT_SECURITY_GROUP);
   const cloud = { credentials: initialCredentials() };

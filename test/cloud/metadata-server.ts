@@ -21,7 +21,7 @@ export function createMetadataServer(options: MetadataOptions): Server {
     const instance = model.instanceOf(instanceId);
     const primary = model.eniOf(instance.primaryEniId);
     const vswitch = model.vswitchOf(instance.vswitchId);
-    const attached = model.attachedTo(instanceId).filter((e) => e.status === "InUse");
+    const attached = model.attachedTo(instanceId).filter((e) => e.status === "InUse" && e.type !== "Member");
     const single: Readonly<Record<string, string>> = {
       "instance-id": instance.id,
       "region-id": model.region,
@@ -56,11 +56,11 @@ export function createMetadataServer(options: MetadataOptions): Server {
     const on = model.vswitchOf(eni.vswitchId);
     const fields: Readonly<Record<string, string | undefined>> = {
       "network-interface-id": eni.id,
-      "primary-ip-address": eni.primaryIp,
-      "private-ipv4s": JSON.stringify([...eni.ips]),
-      gateway: model.gatewayOf(on),
+      "primary-ip-address": eni.primaryIp || undefined,
+      "private-ipv4s": eni.ips.size > 0 ? JSON.stringify([...eni.ips]) : undefined,
+      gateway: model.gatewayOf(on) || undefined,
       "vswitch-id": on.id,
-      "vswitch-cidr-block": on.cidr,
+      "vswitch-cidr-block": on.cidr || undefined,
       "vpc-id": model.vpcId,
       "vswitch-ipv6-cidr-block": on.cidr6,
       ipv6s: eni.ips6.size > 0 ? `[${[...eni.ips6].join(", ")}]` : undefined,

@@ -1,6 +1,7 @@
 /** The operations of ECS 2014-05-26 and VPC 2016-04-28, from flattened parameters to response bodies. */
 import { INSTANCE_TYPES } from "./instance-types.ts";
 import { ApiError, type EniRecord, type Model } from "./model.ts";
+import { type Direction, parseRule, type RuleSpec, ruleBody } from "./security-groups.ts";
 
 /** Parameters as they come: `SecurityGroupIds.1`, `Tag.1.Key`. */
 export class Params {
@@ -54,6 +55,17 @@ export class Params {
 
 type Operation = (model: Model, p: Params) => object;
 
+/** The DeviceIndex of a member is its VLAN id. */
+function attachment(eni: EniRecord) {
+  if (eni.instanceId === undefined) return {};
+  if (eni.trunk === undefined) return { InstanceId: eni.instanceId };
+  return {
+    InstanceId: eni.instanceId,
+    TrunkNetworkInterfaceId: eni.trunk.eniId,
+    DeviceIndex: eni.trunk.vlanId,
+  };
+}
+
 function eniBody(model: Model, eni: EniRecord) {
   const vswitch = model.vswitchOf(eni.vswitchId);
   return {
@@ -64,7 +76,8 @@ function eniBody(model: Model, eni: EniRecord) {
     Status: eni.status,
     Type: eni.type,
     NetworkInterfaceTrafficMode: "Standard",
-    InstanceId: eni.instanceId ?? "",
+    // A member says only in its attachment where it is.
+    InstanceId: eni.trunk === undefined ? (eni.instanceId ?? "") : "",
     VpcId: model.vpcId,
     VSwitchId: eni.vswitchId,
     ZoneId: vswitch.zone,
@@ -74,7 +87,7 @@ function eniBody(model: Model, eni: EniRecord) {
     },
     Ipv6Sets: { Ipv6Set: [...eni.ips6].map((ip, i) => ({ Ipv6Address: ip, Primary: i === 0 })) },
     SecurityGroupIds: { SecurityGroupId: eni.securityGroups },
-    Attachment: eni.instanceId === undefined ? {} : { InstanceId: eni.instanceId },
+    Attachment: attachment(eni),
     Tags: { Tag: [...eni.tags].map(([TagKey, TagValue]) => ({ TagKey, TagValue })) },
     DeleteOnRelease: eni.deleteOnRelease,
     CreationTime: eni.creationTime,
@@ -101,7 +114,7 @@ const describeNetworkInterfaces: Operation = (model, p) => {
       (ids.length === 0 || ids.includes(e.id)) &&
       (ips.length === 0 || ips.some((ip) => e.ips.has(ip))) &&
       (ips6.length === 0 || ips6.some((ip) => e.ips6.has(ip))) &&
-      equal("InstanceId", e.instanceId) &&
+      equal("InstanceId", model.faults.membersHidden && e.trunk !== undefined ? "" : e.instanceId) &&
       equal("VSwitchId", e.vswitchId) &&
       equal("Type", e.type) &&
       equal("Status", e.status) &&
@@ -123,6 +136,10 @@ const createNetworkInterface: Operation = (model, p) => {
   const groups = [...(single ? [single] : []), ...p.list("SecurityGroupIds")];
   if (single !== undefined && p.list("SecurityGroupIds").length > 0)
     throw new ApiError(400, "InvalidParameter.Conflict", "SecurityGroupId and SecurityGroupIds");
+  // A member is created as Secondary: attaching it to a trunk makes it one.
+  const type = p.get("InstanceType") ?? "Secondary";
+  if (type !== "Secondary" && type !== "Trunk")
+    throw new ApiError(400, "InvalidParameter", `InstanceType ${type}: Secondary or Trunk`);
   const eni = model.createEni(
     {
       vswitchId: p.need("VSwitchId"),
@@ -131,10 +148,11 @@ const createNetworkInterface: Operation = (model, p) => {
       count6: p.number("Ipv6AddressCount", 0),
       primaryIp: p.get("PrimaryIpAddress"),
       ips: p.list("PrivateIpAddress"),
+      ips6: p.list("Ipv6Address"),
       deleteOnRelease: p.get("DeleteOnRelease") === "true",
       name: p.get("NetworkInterfaceName") ?? "",
       description: p.get("Description") ?? "",
-      type: p.get("InstanceType") === "Trunk" ? "Trunk" : "Secondary",
+      type,
       tags: p.tags(),
     },
     p.get("ClientToken"),
@@ -175,16 +193,51 @@ function jsonList(text: string | undefined): string[] {
   return text === undefined ? [] : (JSON.parse(text) as string[]);
 }
 
+/** `Permissions.N.…`, or the older form with one rule's parameters at the top. */
+function rulesOf(p: Params, direction: Direction): RuleSpec[] {
+  const out: RuleSpec[] = [];
+  for (let i = 1; p.get(`Permissions.${i}.IpProtocol`) !== undefined; i++)
+    out.push(parseRule(direction, (name) => p.get(`Permissions.${i}.${name}`)));
+  return out.length > 0 ? out : [parseRule(direction, (name) => p.get(name))];
+}
+
+function authorize(direction: Direction): Operation {
+  return (model, p) => {
+    model.authorize(p.need("SecurityGroupId"), rulesOf(p, direction));
+    return {};
+  };
+}
+
+function revoke(direction: Direction): Operation {
+  return (model, p) => {
+    const id = p.need("SecurityGroupId");
+    const rules = p.list("SecurityGroupRuleId");
+    if (rules.length > 0) model.revokeById(id, direction, rules);
+    else model.revoke(id, rulesOf(p, direction));
+    return {};
+  };
+}
+
 export const ECS_OPERATIONS: Readonly<Record<string, Operation>> = {
   DescribeNetworkInterfaces: describeNetworkInterfaces,
   CreateNetworkInterface: createNetworkInterface,
-  DescribeNetworkInterfaceAttribute: (model, p) => eniBody(model, model.eniOf(p.need("NetworkInterfaceId"))),
+  DescribeNetworkInterfaceAttribute(model, p) {
+    const eni = model.eniOf(p.need("NetworkInterfaceId"));
+    const members = model.membersOf(eni.id).map((e) => e.id);
+    return {
+      ...eniBody(model, eni),
+      Attachment: {
+        ...attachment(eni),
+        ...(members.length > 0 ? { MemberNetworkInterfaceIds: { MemberNetworkInterfaceId: members } } : {}),
+      },
+    };
+  },
   AttachNetworkInterface(model, p) {
-    model.attach(p.need("NetworkInterfaceId"), p.need("InstanceId"));
+    model.attach(p.need("NetworkInterfaceId"), p.need("InstanceId"), p.get("TrunkNetworkInstanceId"));
     return {};
   },
   DetachNetworkInterface(model, p) {
-    model.detach(p.need("NetworkInterfaceId"), p.need("InstanceId"));
+    model.detach(p.need("NetworkInterfaceId"), p.need("InstanceId"), p.get("TrunkNetworkInstanceId"));
     return {};
   },
   DeleteNetworkInterface(model, p) {
@@ -194,9 +247,7 @@ export const ECS_OPERATIONS: Readonly<Record<string, Operation>> = {
   ModifyNetworkInterfaceAttribute(model, p) {
     const eni = model.eniOf(p.need("NetworkInterfaceId"));
     const groups = p.list("SecurityGroupId");
-    for (const id of groups)
-      if (!model.securityGroups.has(id)) throw new ApiError(404, "InvalidSecurityGroupId.NotFound", id);
-    if (groups.length > 0) eni.securityGroups = groups;
+    if (groups.length > 0) model.setGroups(eni.id, groups);
     eni.name = p.get("NetworkInterfaceName") ?? eni.name;
     eni.description = p.get("Description") ?? eni.description;
     const release = p.get("DeleteOnRelease");
@@ -253,16 +304,88 @@ export const ECS_OPERATIONS: Readonly<Record<string, Operation>> = {
       NextToken: "",
     };
   },
-  DescribeSecurityGroups: (model) => ({
-    SecurityGroups: {
-      SecurityGroup: [...model.securityGroups.values()].map((g) => ({
-        SecurityGroupId: g.id,
-        VpcId: model.vpcId,
-        SecurityGroupType: "normal",
-      })),
-    },
-    NextToken: "",
-  }),
+  DescribeSecurityGroups(model, p) {
+    const ids = [
+      ...jsonList(p.get("SecurityGroupIds")),
+      ...(p.get("SecurityGroupId") ? [p.need("SecurityGroupId")] : []),
+    ];
+    const equal = (name: string, value: string) => p.get(name) === undefined || p.get(name) === value;
+    const tags = p.tags();
+    const found = [...model.securityGroups.values()].filter(
+      (g) =>
+        (ids.length === 0 || ids.includes(g.id)) &&
+        equal("VpcId", model.vpcId) &&
+        equal("SecurityGroupName", g.name) &&
+        equal("SecurityGroupType", g.type) &&
+        [...tags].every(([k, v]) => g.tags.get(k) === v),
+    );
+    const { part, next } = page(found, p);
+    return {
+      RegionId: model.region,
+      SecurityGroups: {
+        SecurityGroup: part.map((g) => ({
+          SecurityGroupId: g.id,
+          SecurityGroupName: g.name,
+          Description: g.description,
+          SecurityGroupType: g.type,
+          VpcId: model.vpcId,
+          RuleCount: g.rules.length,
+          GroupToGroupRuleCount: g.rules.filter((r) => r.peer.kind === "group").length,
+          EcsCount: new Set(
+            [...model.enis.values()].flatMap((e) =>
+              e.securityGroups.includes(g.id) && e.instanceId ? [e.instanceId] : [],
+            ),
+          ).size,
+          CreationTime: g.creationTime,
+          Tags: { Tag: [...g.tags].map(([TagKey, TagValue]) => ({ TagKey, TagValue })) },
+        })),
+      },
+      TotalCount: found.length,
+      NextToken: next,
+    };
+  },
+  DescribeSecurityGroupAttribute(model, p) {
+    const group = model.groupOf(p.need("SecurityGroupId"));
+    const direction = p.get("Direction") ?? "all";
+    return {
+      RegionId: model.region,
+      VpcId: model.vpcId,
+      SecurityGroupId: group.id,
+      SecurityGroupName: group.name,
+      Description: group.description,
+      InnerAccessPolicy: group.innerAccess,
+      Permissions: {
+        Permission: group.rules.filter((r) => direction === "all" || r.direction === direction).map(ruleBody),
+      },
+      NextToken: "",
+    };
+  },
+  CreateSecurityGroup(model, p) {
+    const vpc = p.get("VpcId");
+    if (vpc !== undefined && vpc !== model.vpcId) throw new ApiError(404, "InvalidVpcId.NotFound", `VpcId ${vpc}`);
+    const group = model.createSecurityGroup(
+      {
+        name: p.get("SecurityGroupName") ?? "",
+        description: p.get("Description") ?? "",
+        type: p.get("SecurityGroupType") ?? "normal",
+        tags: p.tags(),
+      },
+      p.get("ClientToken"),
+    );
+    return { SecurityGroupId: group.id };
+  },
+  DeleteSecurityGroup(model, p) {
+    model.deleteSecurityGroup(p.need("SecurityGroupId"));
+    return {};
+  },
+  ModifySecurityGroupPolicy(model, p) {
+    model.setInnerAccess(p.need("SecurityGroupId"), p.need("InnerAccessPolicy"));
+    return {};
+  },
+  AuthorizeSecurityGroup: authorize("ingress"),
+  AuthorizeSecurityGroupEgress: authorize("egress"),
+  RevokeSecurityGroup: revoke("ingress"),
+  RevokeSecurityGroupEgress: revoke("egress"),
   TagResources(model, p) {
     for (const id of p.list("ResourceId")) for (const [k, v] of p.tags()) model.eniOf(id).tags.set(k, v);
     return {};
