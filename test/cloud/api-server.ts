@@ -42,6 +42,8 @@ export interface ApiServer {
   readonly server: Server;
   readonly audit: readonly AuditEntry[];
   readonly faults: Fault[];
+  /** The cloud's clock goes this much ahead of the machine's. */
+  clockSkewMs: number;
   /** Calls by action. */
   counts(): Record<string, number>;
 }
@@ -97,7 +99,7 @@ export function createApiServer(options: ApiOptions): ApiServer {
           body,
         },
         find,
-        Date.now(),
+        Date.now() + api.clockSkewMs,
       );
       const operation = (version === "2016-04-28" ? VPC_OPERATIONS : ECS_OPERATIONS)[action];
       if (operation === undefined)
@@ -143,14 +145,16 @@ export function createApiServer(options: ApiOptions): ApiServer {
   const server = createServer((request, response) => {
     serve(request, response).catch((error: unknown) => response.destroy(error as Error));
   });
-  return {
+  const api: ApiServer = {
     server,
     audit,
     faults,
+    clockSkewMs: 0,
     counts() {
       const all: Record<string, number> = {};
       for (const { action } of audit) all[action] = (all[action] ?? 0) + 1;
       return all;
     },
   };
+  return api;
 }

@@ -188,6 +188,103 @@ describe("the unmodified SDKs", () => {
   });
 });
 
+describe("the limits", () => {
+  const create = (fields: object) =>
+    ecs.createNetworkInterface(
+      new Ecs.CreateNetworkInterfaceRequest({
+        ...RegionId,
+        vSwitchId: "vsw-a",
+        securityGroupIds: [DEFAULT_SECURITY_GROUP],
+        ...fields,
+      }),
+    );
+
+  it("of IPv6 may be lower than those of IPv4, and hold for what is attached and for what is added", async () => {
+    const [few, none] = ["few", "none"].map((n) =>
+      cloud.addInstance({ name: `v6${n}`, type: `ecs.emulated.v6${n}`, vswitchId: "vsw-a" }),
+    );
+    const eni =
+      (await create({ secondaryPrivateIpAddressCount: 9, ipv6AddressCount: 3 })).body?.networkInterfaceId ?? "";
+    expect(() => cloud.model.attach(eni, none?.id)).toThrow(
+      expect.objectContaining({ code: "InvalidOperation.Ipv6CountExceeded" }),
+    );
+    expect(cloud.model.eniOf(none?.primaryEniId).ips6.size).toBe(0);
+    cloud.model.attach(eni, few?.id);
+    await until(() => cloud.model.eniOf(eni).status === "InUse");
+    const six = new Ecs.AssignIpv6AddressesRequest({ ...RegionId, networkInterfaceId: eni, ipv6AddressCount: 1 });
+    await expect(ecs.assignIpv6Addresses(six)).rejects.toMatchObject({ code: "InvalidOperation.Ipv6CountExceeded" });
+    const large = (await create({ secondaryPrivateIpAddressCount: 10 })).body?.networkInterfaceId;
+    expect(() => cloud.model.attach(large, few?.id)).toThrow(
+      expect.objectContaining({ code: "InvalidOperation.Ipv4CountExceeded" }),
+    );
+    const types = await ecs.describeInstanceTypes(
+      new Ecs.DescribeInstanceTypesRequest({ instanceTypes: ["ecs.emulated.v6few"] }),
+    );
+    expect(types.body?.instanceTypes?.instanceType?.[0]).toMatchObject({
+      eniPrivateIpAddressQuantity: 10,
+      eniIpv6AddressQuantity: 3,
+    });
+  });
+
+  it.each([
+    ["outside of the vSwitch", "InvalidVSwitchId.IpInvalid", ["2408:4000:0:9::1"]],
+    ["twice", "InvalidIp.IpRepeated", ["2408:4000:0:1::9", "2408:4000:0:1:0:0:0:9"]],
+  ])("of an ENI refuse an IPv6 address %s", async (_what, code, ipv6Address) => {
+    await expect(create({ ipv6Address })).rejects.toMatchObject({ code });
+  });
+
+  it("of the account hold", async () => {
+    cloud.model.quotas.enis = cloud.model.enis.size;
+    await expect(create({})).rejects.toMatchObject({ code: "MaxEniCountExceeded" });
+    cloud.model.quotas.enis = undefined;
+  });
+});
+
+describe("the fault switches", () => {
+  it("let a deletion stick until it is asked again", async () => {
+    const [eni] = [...cloud.model.enis.values()].filter((e) => e.status === "Available");
+    const networkInterfaceId = eni?.id ?? "";
+    cloud.model.faults.stuckDelete.add(networkInterfaceId);
+    const remove = () =>
+      ecs.deleteNetworkInterface(new Ecs.DeleteNetworkInterfaceRequest({ ...RegionId, networkInterfaceId }));
+    await remove();
+    await until(() => !cloud.model.faults.stuckDelete.has(networkInterfaceId));
+    expect(cloud.model.eniOf(networkInterfaceId).status).toBe("Deleting");
+    await remove();
+    await until(() => !cloud.model.enis.has(networkInterfaceId));
+  });
+
+  it("set the cloud's clock off", async () => {
+    const call = () => ecs.describeSecurityGroups(new Ecs.DescribeSecurityGroupsRequest({ ...RegionId }));
+    for (const clockSkewMs of [20 * 60_000, -20 * 60_000]) {
+      cloud.api.clockSkewMs = clockSkewMs;
+      await expect(call()).rejects.toMatchObject({ code: "InvalidTimeStamp.Expired" });
+    }
+    cloud.api.clockSkewMs = 5 * 60_000;
+    await call();
+    cloud.api.clockSkewMs = 0;
+  });
+
+  it("let metadata fail and lag", async () => {
+    const primary = cloud.model.eniOf([...cloud.model.instances.values()][0]?.primaryEniId);
+    const read = async (path: string) => {
+      const headers = { "x-emulator-source": primary.primaryIp };
+      const answer = await fetch(`${cloud.metadataUrl}/latest/meta-data/${path}`, { headers });
+      return [answer.status, await answer.text()];
+    };
+    const stale = "00:16:3e:de:ad:00/";
+    cloud.metadataFaults.push(
+      { path: /macs\/$/, times: 1, answer: { status: 200, text: stale } },
+      { path: /instance-id$/, times: 1, answer: { status: 503, text: "" } },
+    );
+    expect(await read("network/interfaces/macs/")).toEqual([200, stale]);
+    expect(await read(`network/interfaces/macs/${stale}network-interface-id`)).toEqual([404, "not found"]);
+    expect((await read("instance-id"))[0]).toBe(503);
+    expect((await read("instance-id"))[0]).toBe(200);
+    expect((await read("network/interfaces/macs/"))[1]).toContain(primary.mac);
+  });
+});
+
 describe("the fabric", () => {
   const run = (netns: string, ...command: string[]) =>
     exec({

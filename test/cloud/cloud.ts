@@ -3,7 +3,7 @@ import type { Server } from "node:http";
 import { inNetns } from "../runtime/exec.ts";
 import { type ApiServer, createApiServer } from "./api-server.ts";
 import { API_IP, createFabric, type Fabric, METADATA_IP } from "./fabric.ts";
-import { createMetadataServer } from "./metadata-server.ts";
+import { createMetadataServer, type MetadataFault } from "./metadata-server.ts";
 import { createModel, type Instance, type Model, type ModelEvents } from "./model.ts";
 import { removeNetnsByPrefix } from "./netns.ts";
 import type { Credential } from "./signature.ts";
@@ -32,6 +32,7 @@ export interface Cloud {
   /** For clients on this machine outside of the VPC. */
   readonly apiUrl: string;
   readonly metadataUrl: string;
+  readonly metadataFaults: MetadataFault[];
   /** For clients inside instances. */
   readonly inside: { readonly apiEndpoint: string; readonly metadataUrl: string };
   credentials: Credential[];
@@ -120,6 +121,7 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     role: ROLE,
     credential: () => cloud.credentials[0] ?? initialCredentials()[0] ?? { accessKeyId: "", accessKeySecret: "" },
     hardened: options.hardenedMetadata ?? false,
+    faults: [] as MetadataFault[],
   };
   const metadata = createMetadataServer(metadataOptions);
   const servers: Server[] = [api.server, metadata];
@@ -143,6 +145,7 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
     fabric,
     apiUrl: `http://127.0.0.1:${apiPort}`,
     metadataUrl: `http://127.0.0.1:${metadataPort}`,
+    metadataFaults: metadataOptions.faults,
     inside: { apiEndpoint: `${API_IP}:8080`, metadataUrl: `http://${METADATA_IP}` },
     get credentials() {
       return cloud.credentials;

@@ -242,7 +242,8 @@ export function createFabric(options: FabricOptions): Fabric {
     [...ports.values()].filter((p) => p !== port && p.vswitch.id === port.vswitch.id && p.vswitch.cidr6 !== undefined);
   const only6 = (ips: Iterable<string>) => [...ips].filter((ip) => ip.includes(":"));
 
-  function syncAddresses(port: Port, want: ReadonlySet<string>, groups: readonly string[]): void {
+  /** Brings the router to what the port's ENI has now. `lines`: for nft, with the rest in one go. */
+  function sync(port: Port, want: ReadonlySet<string>, groups: readonly string[], lines: readonly string[] = []): void {
     const added = [...want].filter((ip) => !port.ips.has(ip));
     const removed = [...port.ips].filter((ip) => !want.has(ip));
     const neighbours = neighboursOf(port);
@@ -266,7 +267,12 @@ export function createFabric(options: FabricOptions): Fabric {
         if (ip.includes(":")) return [`${verb} element inet fabric own6 ${element}`];
         return [`${verb} element inet fabric own4 ${element}`, `${verb} element arp fabric own4 ${element}`];
       });
-    nft([...elements("delete", removed), ...elements("add", added), ...firewall.port(port.name, groups, want)]);
+    nft([
+      ...lines,
+      ...elements("delete", removed),
+      ...elements("add", added),
+      ...firewall.port(port.name, groups, want),
+    ]);
     port.ips = new Set(want);
   }
 
@@ -341,8 +347,7 @@ export function createFabric(options: FabricOptions): Fabric {
     if (gateway !== "") router.nl.apply([replaceAddress({ linkIndex: LOOPBACK, address: host(parseIp(gateway)) })]);
     connect(port, netns, ifname);
     ports.set(eni.id, port);
-    nft([`add element inet fabric mac { "${port.name}" . ${eni.mac} }`]);
-    syncAddresses(port, wanted(eni), eni.securityGroups);
+    sync(port, wanted(eni), eni.securityGroups, [`add element inet fabric mac { "${port.name}" . ${eni.mac} }`]);
     if (eni.type === "Primary") configurePrimary(port, netns, ifname);
   }
 
@@ -353,9 +358,9 @@ export function createFabric(options: FabricOptions): Fabric {
     if (instance !== undefined) plugIn(options.model().eniOf(eniId), instance);
   }
 
-  function sync(eni: EniRecord): void {
+  function follow(eni: EniRecord): void {
     const port = ports.get(eni.id);
-    if (port !== undefined) syncAddresses(port, wanted(eni), eni.securityGroups);
+    if (port !== undefined) sync(port, wanted(eni), eni.securityGroups);
   }
 
   /** Makes a VLAN link to see whether the kernel can. */
@@ -393,13 +398,12 @@ export function createFabric(options: FabricOptions): Fabric {
       waiting.delete(eni.id);
       const port = ports.get(eni.id);
       if (port === undefined) return;
-      syncAddresses(port, new Set(), []);
+      sync(port, new Set(), [], [`delete element inet fabric mac { "${port.name}" . ${eni.mac} }`]);
       ports.delete(eni.id);
-      nft([`delete element inet fabric mac { "${port.name}" . ${eni.mac} }`]);
       router.nl.apply([accepting(delLink({ index: port.index }), "ENODEV")]);
     },
-    addresses: sync,
-    groups: sync,
+    addresses: follow,
+    groups: follow,
     rules: (groupId) => nft(firewall.group(groupId)),
     route(entry, present) {
       const model = options.model();

@@ -10,12 +10,12 @@ export interface InstanceType {
   readonly trunk: boolean;
 }
 
-function type(id: string, eniQuantity: number, ipv4PerEni: number, members = 0): InstanceType {
+function type(id: string, eniQuantity: number, ipv4PerEni: number, members = 0, ipv6PerEni = ipv4PerEni): InstanceType {
   return {
     id,
     eniQuantity,
     ipv4PerEni,
-    ipv6PerEni: ipv4PerEni,
+    ipv6PerEni,
     eniTotalQuantity: eniQuantity + members,
     trunk: members > 0,
   };
@@ -36,4 +36,7 @@ export const INSTANCE_TYPES: readonly InstanceType[] = [
   type("ecs.g7ne.24xlarge", 15, 50, 200),
   type("ecs.c7.16xlarge", 8, 30, 128),
   type("ecs.r7.16xlarge", 8, 30, 128),
+  // No types of the cloud: limits that its tables have in other combinations.
+  type("ecs.emulated.v6few", 4, 10, 0, 3),
+  type("ecs.emulated.v6none", 4, 10, 0, 0),
 ];

@@ -10,6 +10,16 @@ export interface MetadataOptions {
   readonly credential: () => Credential;
   /** Refuse reads without a token. */
   readonly hardened: boolean;
+  /** The first that fits answers; taken off when its `times` are over. */
+  readonly faults?: readonly MetadataFault[];
+}
+
+/** Stale and missing answers, lists that lag behind, a service that fails. */
+export interface MetadataFault {
+  /** Of the path behind `/latest/`, such as `meta-data/network/interfaces/macs/`. */
+  readonly path: RegExp;
+  times: number;
+  readonly answer: { readonly status: number; readonly text: string };
 }
 
 export function createMetadataServer(options: MetadataOptions): Server {
@@ -82,6 +92,11 @@ export function createMetadataServer(options: MetadataOptions): Server {
       const token = randomUUID();
       tokens.set(token, Date.now() + seconds * 1000);
       return answer(200, token);
+    }
+    const fault = options.faults?.find((f) => f.times > 0 && f.path.test(path));
+    if (fault !== undefined) {
+      fault.times -= 1;
+      return answer(fault.answer.status, fault.answer.text);
     }
     const token = request.headers["x-aliyun-ecs-metadata-token"];
     if (token !== undefined && (tokens.get(String(token)) ?? 0) < Date.now()) return answer(401, "token expired");

@@ -43,6 +43,14 @@ function check(credential: Credential | undefined, id: string, token: string, no
   return credential;
 }
 
+const MAX_SKEW_MS = 15 * 60_000;
+
+function checkTime(text: string, now: number): void {
+  const at = Date.parse(text);
+  if (!(Math.abs(at - now) <= MAX_SKEW_MS))
+    throw new ApiError(400, "InvalidTimeStamp.Expired", "Specified time stamp or date value is expired.");
+}
+
 /** @returns The caller's access key id. @throws {ApiError} SignatureDoesNotMatch and the like. */
 export function authenticate(
   request: SignedRequest,
@@ -62,6 +70,7 @@ function v3(
   const part = (name: string) => new RegExp(`${name}=([^,]*)`).exec(authorization)?.[1]?.trim() ?? "";
   const id = part("Credential");
   const credential = check(find(id), id, header(request.headers, "x-acs-security-token"), now);
+  checkTime(header(request.headers, "x-acs-date"), now);
   const signedHeaders = part("SignedHeaders");
   const canonicalQuery = [...request.query]
     .map(([k, v]) => [encode(k), encode(v)])
@@ -88,6 +97,7 @@ function v1(request: SignedRequest, find: (id: string) => Credential | undefined
   const id = all.get("AccessKeyId") ?? "";
   if (id === "") throw new ApiError(400, "MissingParameter", "AccessKeyId is mandatory for this action.");
   const credential = check(find(id), id, all.get("SecurityToken") ?? "", now);
+  checkTime(all.get("Timestamp") ?? "", now);
   const canonical = [...all]
     .filter(([k]) => k !== "Signature")
     .map(([k, v]) => [encode(k), encode(v)])
