@@ -122,7 +122,7 @@ export function createFabric(options: FabricOptions): Fabric {
   const outside = createNetns(`${prefix}-out`);
   const instances = new Map<string, Netns>();
   const ports = new Map<string, Port>();
-  /** Attached, and the guest does not see them yet. */
+  /** Attached, and the guest does not see them yet; members whose trunk it does not see. */
   const waiting = new Map<string, { readonly instance: Instance; readonly timer: NodeJS.Timeout | undefined }>();
   const hotplug: Hotplug = { delayMs: 0, mtuBytes: options.mtuBytes };
   const firewall = createFirewall((id) => options.model().securityGroups.get(id));
@@ -349,6 +349,7 @@ export function createFabric(options: FabricOptions): Fabric {
     ports.set(eni.id, port);
     sync(port, wanted(eni), eni.securityGroups, [`add element inet fabric mac { "${port.name}" . ${eni.mac} }`]);
     if (eni.type === "Primary") configurePrimary(port, netns, ifname);
+    for (const id of [...waiting.keys()]) if (options.model().enis.get(id)?.trunk?.eniId === eni.id) plug(id);
   }
 
   function plug(eniId: string): void {
@@ -387,8 +388,10 @@ export function createFabric(options: FabricOptions): Fabric {
     },
     attach(eni, instance) {
       if (!instances.has(instance.id)) instances.set(instance.id, createNetns(`${prefix}-${instance.name}`));
-      const { delayMs } = hotplug;
-      if (eni.type === "Primary" || delayMs === 0) return plugIn(eni, instance);
+      // A member has no link of its own to wait for, but perhaps its trunk's.
+      const trunkThere = eni.trunk !== undefined && ports.has(eni.trunk.eniId);
+      const delayMs = eni.trunk === undefined ? hotplug.delayMs : "never";
+      if (eni.type === "Primary" || trunkThere || delayMs === 0) return plugIn(eni, instance);
       const timer = delayMs === "never" ? undefined : setTimeout(() => plug(eni.id), delayMs);
       timer?.unref();
       waiting.set(eni.id, { instance, timer });

@@ -229,6 +229,7 @@ describe("members on the wire", () => {
     instance = cloud.addInstance({ name: "n1", type: TRUNKING, vswitchId: "vsw-a" });
     peer = cloud.addInstance({ name: "n2", type: "ecs.g7.large", vswitchId: "vsw-a" });
     trunk = await api.create("vsw-a", "Trunk");
+    if (cloud.fabric) cloud.fabric.hotplug.delayMs = "never";
     await api.attach(trunk, instance.id);
   });
   afterAll(async () => {
@@ -298,7 +299,8 @@ describe("members on the wire", () => {
   it("have their own vSwitch, addresses and security groups; other tags reach nobody", async ({ skip }) => {
     if (!carries) skip("needs 802.1Q links (8021q)");
     const closed = cloud.model.addSecurityGroup("sg-closed", []).id;
-    const [a, b] = [await member("vsw-a"), await member("vsw-c", closed)];
+    const [a, b] = [await member("vsw-a"), await member("vsw-c", closed)]; // before the guest sees the trunk
+    cloud.fabric?.plug(trunk);
     const vlan = (id: string) => cloud.model.eniOf(id).trunk?.vlanId ?? 0;
     const [podA, podB] = [a, b].map((id) => newPod(vlan(id), cloud.model.eniOf(id).mac)) as [Netns, Netns];
     address(podA, a);
