@@ -93,14 +93,16 @@ export interface FabricOptions {
 }
 
 const TABLE = `table inet fabric {
-  set own4 { type ifname . ipv4_addr; flags interval; }
-  set own6 { type ifname . ipv6_addr; flags interval; }
+  set own4 { type ifname . ipv4_addr; }
+  set own6 { type ifname . ipv6_addr; }
+  # Behind an instance by the route table. Apart: nft reads a set with intervals whole for each change.
+  set routed4 { type ifname . ipv4_addr; flags interval; }
   set mac { type ifname . ether_addr; }
   counter spoofed { }
   chain ingress {
     type filter hook prerouting priority -300; policy accept;
     iifname "p*" iifname . ether saddr != @mac counter name spoofed drop
-    iifname "p*" meta nfproto ipv4 iifname . ip saddr != @own4 counter name spoofed drop
+    iifname "p*" meta nfproto ipv4 iifname . ip saddr != @own4 iifname . ip saddr != @routed4 counter name spoofed drop
     iifname "p*" ip6 saddr fe80::/10 accept
     iifname "p*" ip6 saddr :: accept
     iifname "p*" meta nfproto ipv6 iifname . ip6 saddr != @own6 counter name spoofed drop
@@ -419,7 +421,7 @@ export function createFabric(options: FabricOptions): Fabric {
           ? replaceRoute({ dst, linkIndex: port.index, gateway: parseIp(primary.primaryIp), onlink: true })
           : accepting(delRoute({ dst }), "ESRCH"),
       ]);
-      nft([`${present ? "add" : "delete"} element inet fabric own4 { "${port.name}" . ${entry.destination} }`]);
+      nft([`${present ? "add" : "delete"} element inet fabric routed4 { "${port.name}" . ${entry.destination} }`]);
     },
     setMtu(eniId, mtuBytes) {
       const { netns, ifname, port } = guestLink(eniId);
