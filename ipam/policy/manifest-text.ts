@@ -71,12 +71,85 @@ function valueAt(value: unknown, path: Path): unknown {
   return path.reduce<unknown>((at, key) => (at as Record<string | number, unknown> | undefined)?.[key], value);
 }
 
-export function readManifestText(text: string): ReadText {
+/** What one document of a text says; lines count from the document's first. */
+interface ReadDocument {
+  readonly objects: readonly ReadObject[];
+  readonly findings: readonly Finding[];
+  readonly faulty: readonly string[];
+  readonly broken: boolean;
+}
+
+/** Documents by their text, so that those that come again need not be read again. */
+export type KnownDocuments = ReadonlyMap<string, ReadDocument>;
+
+/** @param known Of the text before. */
+export function readManifestText(
+  text: string,
+  known?: KnownDocuments,
+): ReadText & { readonly documents: KnownDocuments } {
+  const objects: ReadObject[] = [];
+  const findings: Finding[] = [];
+  const faulty: string[] = [];
+  const documents = new Map<string, ReadDocument>();
+  const definedAt = new Map<string, number>();
+  let broken = false;
+  for (const part of split(text)) {
+    const read = documents.get(part.text) ?? known?.get(part.text) ?? readDocument(part.text);
+    documents.set(part.text, read);
+    for (const finding of read.findings) findings.push({ ...finding, line: finding.line + part.line });
+    for (const { object, line } of read.objects) {
+      const key = objectKey(object);
+      const first = definedAt.get(key);
+      if (first === undefined) {
+        definedAt.set(key, line + part.line);
+        objects.push({ object, line: line + part.line });
+        continue;
+      }
+      const message = `is already defined at line ${first}: this one does not count`;
+      findings.push({ line: line + part.line, level: "error", path: "metadata.name", message, subject: key });
+    }
+    faulty.push(...read.faulty);
+    broken ||= read.broken;
+  }
+  return { objects, findings: findings.sort((a, b) => a.line - b.line), faulty, broken, documents };
+}
+
+/** Documents with the number of lines before each. Directives and end markers are left to the YAML parser. */
+function split(text: string): { readonly text: string; readonly line: number }[] {
+  if (/^(%|\.\.\.)/m.test(text)) return [{ text, line: 0 }];
+  const parts: { readonly text: string; readonly line: number }[] = [];
+  let line = 0;
+  for (const part of text.split(/^(?=---(?:\s|$))/m)) {
+    parts.push({ text: part, line });
+    for (let at = part.indexOf("\n"); at >= 0; at = part.indexOf("\n", at + 1)) line += 1;
+  }
+  return parts;
+}
+
+function readDocument(text: string): ReadDocument {
+  return readJson(text) ?? readYaml(text);
+}
+
+/** JSON that is in order needs no lines, and is read a hundred times faster. undefined: not JSON, or with a fault. */
+function readJson(text: string): ReadDocument | undefined {
+  if (!/^\s*[{[]/.test(text)) return undefined;
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+  const manifests = readManifests(value);
+  if (manifests.some((m) => m.faults.length > 0 || m.ignored !== undefined)) return undefined;
+  const objects = manifests.flatMap(({ object }) => (object === undefined ? [] : [{ object, line: 1 }]));
+  return { objects, findings: [], faulty: [], broken: false };
+}
+
+function readYaml(text: string): ReadDocument {
   const lines = new LineCounter();
   const objects: ReadObject[] = [];
   const findings: Finding[] = [];
   const faulty: string[] = [];
-  const definedAt = new Map<string, number>();
   let broken = false;
   const lineAt = (offset: number) => lines.linePos(offset).line;
   const parsed = parseAllDocuments(text, { lineCounter: lines, uniqueKeys: true });
@@ -104,19 +177,9 @@ export function readManifestText(text: string): ReadText {
       const key = faultyKey(raw);
       if (key === undefined) broken = true;
       else faulty.push(key);
-    } else if (object !== undefined) {
-      const key = objectKey(object);
-      const first = definedAt.get(key);
-      if (first === undefined) {
-        definedAt.set(key, line);
-        objects.push({ object, line });
-      } else {
-        const message = `is already defined at line ${first}: this one does not count`;
-        findings.push({ line, level: "error", path: "metadata.name", message, subject });
-      }
-    }
+    } else if (object !== undefined) objects.push({ object, line });
   }
-  return { objects, findings: findings.sort((a, b) => a.line - b.line), faulty, broken };
+  return { objects, findings, faulty, broken };
 }
 
 /** "FILE:12: error: NetworkPolicy a/b: spec.ingress[0].ports[1].endPort: must not …" */

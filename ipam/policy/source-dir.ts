@@ -13,7 +13,7 @@ export interface FileFinding extends Finding {
 
 interface KnownFile {
   readonly stamp: string;
-  readonly read: ReadText;
+  readonly read: ReturnType<typeof readManifestText>;
   /** In force because of this file, last good forms of what is faulty now among them. */
   readonly objects: ReadonlyMap<string, { readonly object: ClusterObject; readonly line: number }>;
 }
@@ -73,7 +73,7 @@ export class PolicyFolder {
       if (!stat.isFile()) return undefined;
       const stamp = `${stat.ino} ${stat.size} ${stat.mtimeNs} ${stat.ctimeNs}`;
       if (before?.stamp === stamp) return before;
-      const read = readManifestText(readFileSync(path, "utf8"));
+      const read = readManifestText(readFileSync(path, "utf8"), before?.read.documents);
       return { stamp, read, objects: inForce(read, before) };
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined; // gone between listing and reading

@@ -161,13 +161,14 @@ function callsOf(peer: Peer, verb: string, pods: readonly Netns[]): Call[] {
   }));
 }
 
-function storeFigures() {
+/** The benchmark of one part, in a process of its own. */
+function partFigures(part: "store" | "policy") {
   const out = spawnSync(
     process.execPath,
-    ["--disable-warning=ExperimentalWarning", join(root, "test/bench/store.ts"), "--json"],
+    ["--disable-warning=ExperimentalWarning", join(root, `test/bench/${part}.ts`), "--json"],
     { encoding: "utf8" },
   );
-  if (out.status !== 0) throw new Error(`the store benchmark failed: ${out.stderr}`);
+  if (out.status !== 0) throw new Error(`the ${part} benchmark failed: ${out.stderr}`);
   return JSON.parse(out.stdout.trim().split("\n").at(-1) ?? "{}") as Record<string, unknown>;
 }
 
@@ -237,7 +238,14 @@ function main(): void {
         statSync(join(OURS, `terway-${p}`)).size / 1e6,
       ]),
     );
-    report({ pods: PODS, rounds: ROUNDS, results, store: storeFigures(), executableMB: sizes });
+    report({
+      pods: PODS,
+      rounds: ROUNDS,
+      results,
+      store: partFigures("store"),
+      policy: partFigures("policy"),
+      executableMB: sizes,
+    });
   } finally {
     for (const pod of pods) pod.close();
     node.close();
@@ -250,6 +258,7 @@ interface Report {
   readonly rounds: number;
   readonly results: readonly { readonly concurrency: number; readonly add: Pair; readonly del: Pair }[];
   readonly store: Readonly<Record<string, unknown>>;
+  readonly policy: Readonly<Record<string, unknown>>;
   readonly executableMB: Readonly<Record<string, number>>;
 }
 interface Pair {
@@ -288,6 +297,7 @@ function report(r: Report): void {
       .join(", ")}\n`,
   );
   out.write(`store: ${JSON.stringify(r.store)}\n`);
+  out.write(`policy: ${JSON.stringify(r.policy)}\n`);
   if (values.json) process.stdout.write(`${JSON.stringify(r)}\n`);
 }
 
