@@ -334,6 +334,18 @@ export const CONTRACT: readonly ContractCase[] = [
     },
   ],
   [
+    "an eBPF program is loaded, or refused by the verifier",
+    ({ sys }) => {
+      const map = sys.bpfArray(8);
+      // BPF_PROG_TYPE_SCHED_CLS: mov r0, 0; exit
+      const good = Uint8Array.of(0xb7, 0, 0, 0, 0, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0);
+      sys.close(sys.bpfLoad(3, good));
+      refused("EINVAL", () => sys.bpfLoad(3, good.subarray(0, 8))); // no exit
+      refused("EINVAL", () => sys.bpfLoad(3, good.subarray(0, 12))); // half an instruction
+      sys.close(map);
+    },
+  ],
+  [
     "SQLite keeps text, numbers, blobs and null",
     ({ openSql, folder }) => {
       const db = openSql(`${folder}/a.db`);

@@ -44,4 +44,6 @@ export interface RawSys {
     delayMs: number,
     lingerMs: number,
   ): number;
+  bpfArray(valueBytes: number): number;
+  bpfLoad(programType: number, instructions: Uint8Array): number;
 }

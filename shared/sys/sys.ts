@@ -128,6 +128,10 @@ export interface Sys {
   /** Waits until one of the descriptors is readable (or closed by its peer); the indices that are. `[]` on timeout. */
   pollIn(fds: readonly number[], timeoutMs: number): number[];
   sendDetached(fd: number, bytes: Uint8Array, options?: DetachOptions): DetachedSend;
+  /** An eBPF array map with one zeroed value. @returns A descriptor. */
+  bpfArray(valueBytes: number): number;
+  /** Loads an eBPF program of type BPF_PROG_TYPE_…; the kernel's verifier may refuse it. @returns A descriptor. */
+  bpfLoad(programType: number, instructions: Uint8Array): number;
   /** Reaps a child; throws ECHILD if there is none. undefined when `options` has WNOHANG and it still runs. */
   waitpid(pid: number, options?: number): number | undefined;
 }
@@ -255,6 +259,8 @@ export function createSys(raw: RawSys): Sys {
       const [pid = 0, reportFd = -1] = out;
       return { pid, reportFd };
     },
+    bpfArray: (valueBytes) => check(raw.bpfArray(valueBytes), "bpf", "BPF_MAP_CREATE"),
+    bpfLoad: (programType, instructions) => check(raw.bpfLoad(programType, instructions), "bpf", "BPF_PROG_LOAD"),
     waitpid(pid, options = 0) {
       const status = raw.waitpid(pid, options);
       return status === -11 /* EAGAIN */ ? undefined : check(status, "waitpid", pid);

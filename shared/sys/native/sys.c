@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/bpf.h>
 #include <linux/netlink.h>
 #include <poll.h>
 #include <sched.h>
@@ -19,6 +20,7 @@
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/un.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -299,6 +301,34 @@ static double sys_send_detached(SysArg *a) {
   return 0;
 }
 
+/* ---- eBPF ---- */
+
+static double bpf(int cmd, union bpf_attr *attr) {
+  return result((int)syscall(SYS_bpf, cmd, attr, sizeof *attr));
+}
+
+/* An array of one zeroed value, which is what a program keeps its state in. */
+static double sys_bpf_array(SysArg *a) {
+  union bpf_attr attr;
+  memset(&attr, 0, sizeof attr);
+  attr.map_type = BPF_MAP_TYPE_ARRAY;
+  attr.key_size = 4;
+  attr.value_size = (uint32_t)a[0].i;
+  attr.max_entries = 1;
+  return bpf(BPF_MAP_CREATE, &attr);
+}
+
+static double sys_bpf_load(SysArg *a) {
+  union bpf_attr attr;
+  if (a[1].b.len % sizeof(struct bpf_insn) != 0) return -EINVAL;
+  memset(&attr, 0, sizeof attr);
+  attr.prog_type = (uint32_t)a[0].i;
+  attr.insn_cnt = (uint32_t)(a[1].b.len / sizeof(struct bpf_insn));
+  attr.insns = (uint64_t)(uintptr_t)a[1].b.ptr;
+  attr.license = (uint64_t)(uintptr_t) "Apache-2.0";
+  return bpf(BPF_PROG_LOAD, &attr);
+}
+
 const SysFunction sys_functions[] = {
     {"open", "sii", sys_open},           {"close", "i", sys_close},
     {"read", "ib", sys_read},            {"write", "ib", sys_write},
@@ -319,5 +349,6 @@ const SysFunction sys_functions[] = {
     {"bindUnix", "is", sys_bind_unix},   {"connectUnix", "is", sys_connect_unix},
     {"sendToUnix", "isb", sys_sendto_unix}, {"unixName", "ib", sys_unix_name},
     {"poll", "bi", sys_poll},            {"sendDetached", "ibbiii", sys_send_detached},
+    {"bpfArray", "i", sys_bpf_array},    {"bpfLoad", "ib", sys_bpf_load},
 };
 const size_t sys_function_count = sizeof sys_functions / sizeof *sys_functions;
