@@ -30,6 +30,8 @@ export interface NodeFacts {
   readonly ip_stack: string;
   /** Of the compiled policy; absent: none was ever compiled. */
   readonly policy_revision: string;
+  /** JSON of the QoS configuration (K8S-73), as the cluster has it. */
+  readonly qos_config: string;
 }
 
 export type FactName = keyof NodeFacts;

@@ -13,6 +13,7 @@ export function forgetBoot(db: SqlHandle, bootId: string): void {
         state = CASE WHEN EXISTS (SELECT 1 FROM reservation r WHERE r.pool = address.pool AND r.address = address.address)
                 THEN 'reserved' WHEN state = 'releasing' THEN 'releasing' ELSE 'idle' END;
       DELETE FROM attachment;
+      DELETE FROM shaping;
       DELETE FROM demand;
       DELETE FROM policy_address;
       UPDATE reservation SET expires_ms = NULL;

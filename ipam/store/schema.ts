@@ -103,6 +103,16 @@ CREATE TABLE policy_address(
   since_ms REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX policy_address_key ON policy_address(network, container_id, ifname);
+-- What terway-bandwidth built, for attachments of whichever interface plugin.
+CREATE TABLE shaping(
+  network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,
+  netns TEXT NOT NULL, netns_dev INTEGER NOT NULL, netns_ino INTEGER NOT NULL,
+  pod_namespace TEXT, pod_name TEXT,
+  -- What runtime and conflist asked for, and what was built; JSON that the plugin and the agent understand.
+  explicit TEXT NOT NULL, plan TEXT NOT NULL,
+  created_ms REAL NOT NULL,
+  PRIMARY KEY(network, container_id, ifname)
+) WITHOUT ROWID;
 
 CREATE TABLE demand(
   network TEXT NOT NULL, container_id TEXT NOT NULL, ifname TEXT NOT NULL,
