@@ -1,6 +1,4 @@
-import { notBuiltYet } from "../host/not-built.ts";
+/** Bandwidth: what a pod sends and receives is held to its limits before ADD returns. */
+import { bandwidthPlugin } from "./commands.ts";
 
-export const { add, del, check, gc, status } = notBuiltYet(
-  "terway-bandwidth",
-  "take terway-bandwidth out of the conflist, or use the bandwidth plugin",
-);
+export const { add, del, check, gc, status } = bandwidthPlugin;

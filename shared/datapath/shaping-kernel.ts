@@ -3,6 +3,7 @@ import type { PodLimits } from "../config/pod-limits.ts";
 import { deleteLink } from "../netlink/delete-link.ts";
 import { accepting, type Request } from "../netlink/request.ts";
 import { getLink, type Link, newLink, parseLink } from "../netlink/rtnl/link.ts";
+import { getNetnsId, parseNetnsId } from "../netlink/rtnl/netns-id.ts";
 import { NetlinkError, type NetlinkSocket, openNetlink, type Refusal } from "../netlink/socket.ts";
 import { getFilters, parseFilter } from "../netlink/tc/filter.ts";
 import { getQdiscs, parseQdisc } from "../netlink/tc/qdisc.ts";
@@ -93,11 +94,18 @@ function linkOf(nl: NetlinkSocket, which: { readonly name: string } | { readonly
 export function findShapedLinks(s: ShapingSockets, podIfname: string): ShapedLinks | undefined {
   const pod = linkOf(s.pod, { name: podIfname });
   if (pod === undefined) return undefined;
-  const host =
-    pod.kind === "veth" && pod.parentIndex !== undefined ? linkOf(s.host, { index: pod.parentIndex }) : undefined;
-  // The peer's index means something only in the peer's namespace: what has it here must point back.
-  const isPeer = host?.kind === "veth" && host.parentIndex === pod.index && host.linkNetnsId !== undefined;
-  return isPeer ? { datapath: "veth", pod, host } : { datapath: "pod", pod, host: undefined };
+  const host = pod.kind === "veth" && pod.parentIndex !== undefined ? peerOf(s, pod, pod.parentIndex) : undefined;
+  return { datapath: host ? "veth" : "pod", pod, host };
+}
+
+/** The peer's index means something only in the peer's namespace: what has it here must have its own peer in the pod. */
+function peerOf(s: ShapingSockets, pod: Link, index: number): Link | undefined {
+  const [found, known] = s.host.transact([getLink({ index }), getNetnsId(s.netnsFd)]);
+  const host = found?.ok && found.replies[0] ? parseLink(found.replies[0]) : undefined;
+  const netnsId = known?.ok && known.replies[0] ? parseNetnsId(known.replies[0]) : -1;
+  const points =
+    host?.kind === "veth" && host.parentIndex === pod.index && netnsId >= 0 && host.linkNetnsId === netnsId;
+  return points ? host : undefined;
 }
 
 // ---- how it is ----

@@ -68,7 +68,7 @@ const QUEUE_SECONDS = 0.03;
 const LEAST_QUEUE_PACKETS = 10;
 const MOST_QUEUE_BYTES = 32 << 20;
 /** A TSO packet not longer than the burst is not segmented and has to find room as a whole. */
-const TSO_BYTES = 128 << 10;
+const TSO_BYTES = 68 << 10;
 const ETHERNET_BYTES = 14;
 /** The limiter stands behind the bucket: it must not drop what the bucket let pass, however late it comes. */
 const LIMITER_PER_BUCKET = 1.05;
@@ -104,7 +104,9 @@ export function limiterOf(limits: PodLimits, mtuBytes: number): LimiterSpec | un
       ? {
           limit: {
             bytesPerSecond: Math.round(bucket.bytesPerSecond * LIMITER_PER_BUCKET),
-            burstBytes: Math.ceil(bucket.burstBytes + bucket.bytesPerSecond * LIMITER_SLACK_SECONDS),
+            burstBytes: Math.ceil(
+              Math.max(bucket.burstBytes, TSO_BYTES) + bucket.bytesPerSecond * LIMITER_SLACK_SECONDS,
+            ),
           },
         }
       : {}),
@@ -162,10 +164,27 @@ export interface Difference {
 
 const ROOT = tcHandle(OUR_MAJOR);
 
-/** The kernel tells a burst as a time, so that bytes come back rounded. */
-function sameBucket(a: TbfOptions, b: TbfOptions): boolean {
-  const near = Math.abs(a.burstBytes - b.burstBytes) <= Math.max(64, b.burstBytes / 50);
-  return a.bytesPerSecond === b.bytesPerSecond && a.limitBytes === b.limitBytes && near;
+/**
+ * How a bucket that is in use may become another one.
+ *
+ * NB: sch_tbf segments by the burst when a packet comes in. One that waits and is longer than a burst made smaller
+ * meanwhile would wait for ever, and all behind it. So a burst does not shrink below one TSO packet under traffic.
+ */
+function changedBucket(from: TbfOptions, to: TbfOptions): TbfOptions {
+  const burstBytes = Math.max(to.burstBytes, Math.min(from.burstBytes, TSO_BYTES));
+  return { ...to, burstBytes, limitBytes: Math.max(to.limitBytes, burstBytes) };
+}
+
+/** As wanted, or as {@link changedBucket} left it. The kernel tells a burst as a time, so that bytes come back rounded. */
+function isBucket(is: TbfOptions, want: TbfOptions): boolean {
+  const slack = Math.max(64, want.burstBytes / 50);
+  return (
+    is.bytesPerSecond === want.bytesPerSecond &&
+    is.burstBytes >= want.burstBytes - slack &&
+    is.burstBytes <= Math.max(want.burstBytes, TSO_BYTES) + slack &&
+    is.limitBytes >= want.limitBytes &&
+    is.limitBytes <= Math.max(want.limitBytes, TSO_BYTES + slack)
+  );
 }
 
 type Side = "host" | "pod";
@@ -191,10 +210,10 @@ function rootDifference(
     };
   }
   const aim = want ?? OPEN_BUCKET;
-  if (sameBucket(ours, aim)) return undefined;
+  if (isBucket(ours, aim)) return undefined;
   return {
     what: `${where} has ${describeQdisc({ options: ours })}, want ${want ? describeQdisc({ options: want }) : "no limit"}`,
-    steps: [one(side, changeQdisc(spec(aim)))],
+    steps: [one(side, changeQdisc(spec(changedBucket(ours, aim))))],
   };
 }
 

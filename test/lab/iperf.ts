@@ -1,0 +1,81 @@
+/** Throughput between two namespaces, measured by iperf3. */
+import { type ChildProcess, spawn } from "node:child_process";
+import { exec, inNetns } from "../runtime/exec.ts";
+
+export interface Measurement {
+  /** Where the server listens: path of a namespace. */
+  readonly server: string;
+  readonly client: string;
+  /** Of the server. */
+  readonly address: string;
+  /** The server sends. */
+  readonly reverse?: boolean;
+  /** UDP at this many bits per second, instead of TCP as fast as it goes. */
+  readonly udpBits?: number;
+  readonly seconds: number;
+  readonly port?: number;
+}
+
+/** What one second of the flow brought to the receiver, bits per second. */
+export type Intervals = readonly number[];
+
+interface Report {
+  readonly error?: string;
+  readonly end?: {
+    readonly sum_received?: { readonly bits_per_second: number };
+    readonly sum?: { readonly bits_per_second: number };
+  };
+  readonly intervals?: readonly { readonly sum: { readonly bits_per_second: number } }[];
+}
+
+const ENV = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" };
+
+function startServer(netns: string, port: number): Promise<ChildProcess> {
+  const server = inNetns(netns, () =>
+    spawn("/usr/bin/iperf3", ["-s", "-1", "-p", String(port), "--forceflush"], {
+      env: ENV,
+      stdio: ["ignore", "pipe", "ignore"],
+    }),
+  );
+  return new Promise((resolve, reject) => {
+    server.once("error", reject);
+    server.stdout?.on("data", (chunk: Buffer) => {
+      if (chunk.toString().includes("listening")) resolve(server);
+    });
+  });
+}
+
+async function run(m: Measurement): Promise<Report> {
+  const port = m.port ?? 5201;
+  const server = await startServer(m.server, port);
+  try {
+    const done = await exec({
+      path: "/usr/bin/iperf3",
+      args: [
+        ...["-c", m.address, "-p", String(port), "-J", "-t", String(m.seconds), "-O", "1"],
+        ...(m.udpBits === undefined ? [] : ["-u", "-b", String(m.udpBits)]),
+        ...(m.reverse ? ["-R"] : []),
+      ],
+      env: ENV,
+      stdin: "",
+      netns: m.client,
+      killAfterMs: (m.seconds + 30) * 1000,
+    });
+    const report = JSON.parse(done.stdout) as Report;
+    if (report.error !== undefined) throw new Error(`iperf3: ${report.error}`);
+    return report;
+  } finally {
+    server.kill("SIGKILL");
+  }
+}
+
+/** What the receiver got, bits per second of payload; the first second is left out. */
+export async function throughput(m: Measurement): Promise<number> {
+  const { end } = await run(m);
+  return end?.sum_received?.bits_per_second ?? end?.sum?.bits_per_second ?? 0;
+}
+
+/** Second by second, as the client saw it; the first second is left out. */
+export async function throughputBySecond(m: Measurement): Promise<Intervals> {
+  return ((await run(m)).intervals ?? []).map((i) => i.sum.bits_per_second);
+}
