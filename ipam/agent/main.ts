@@ -14,6 +14,7 @@ import { type AgentConfig, type AgentContext, nowMs } from "./context.ts";
 import { createMetrics } from "./metrics.ts";
 import { startPolicy } from "./policy.ts";
 import type { AgentOptions } from "./settings.ts";
+import { createShapingKeeper } from "./shaping.ts";
 
 function readOptions(): AgentOptions {
   const { values } = parseArgs({
@@ -27,6 +28,7 @@ function readOptions(): AgentOptions {
       metrics: { type: "string" },
       "reconcile-seconds": { type: "string", default: "600" },
       "policy-dir": { type: "string" },
+      "qos-config": { type: "string" },
     },
   });
   return {
@@ -41,6 +43,7 @@ function readOptions(): AgentOptions {
     ipStack: values["ip-stack"] === "dual" ? "dual" : "ipv4",
     reconcileMs: Number(values["reconcile-seconds"]) * 1000,
     policyDir: values["policy-dir"],
+    qosConfigPath: values["qos-config"],
     dieAt: process.env.TERWAY_TEST_DIE_AT,
   };
 }
@@ -172,9 +175,12 @@ async function main(): Promise<void> {
   );
   const { disableNetworkPolicy, eniTags } = config;
   const policy = disableNetworkPolicy ? undefined : startPolicy(ctx, { dir: options.policyDir, nodeName, eniTags });
+  const shaping = createShapingKeeper(ctx, nodeName, options.qosConfigPath);
+  shaping.start();
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => {
       log("info", `${signal}: stopping; pods and ENIs stay as they are`);
+      shaping.stop();
       policy?.stop();
       agent.stop();
       process.exit(0);

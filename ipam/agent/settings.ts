@@ -16,6 +16,8 @@ export interface AgentOptions {
   readonly reconcileMs: number;
   /** Folder of manifests with the cluster's policies; absent: the store's compiled policy is kept in force. */
   readonly policyDir: string | undefined;
+  /** File with the QoS configuration: profiles and tc rules, read again when it changes. */
+  readonly qosConfigPath: string | undefined;
   /** Tests: die by SIGKILL when this point is reached for the nth time, `POINT:N`. */
   readonly dieAt: string | undefined;
 }

@@ -18,8 +18,8 @@ const TABLES: readonly Table[] = [
   // Idle cloud addresses are left to the agent: only the cloud knows whether they are still ours.
   { name: "address", key: ["pool", "address"], where: "state <> 'idle' OR pool <> 'eni'" },
   { name: "attachment", key: ["network", "container_id", "ifname"] },
-  { name: "shaping", key: ["network", "container_id", "ifname"] },
   { name: "eni", key: ["id"] },
+  { name: "shaping", key: ["network", "container_id", "ifname"] },
   { name: "policy_address", key: ["address"] },
   { name: "policy_pod", key: ["namespace", "name"] },
   { name: "policy_profile", key: ["id"] },

@@ -28,11 +28,13 @@ interface Report {
   readonly intervals?: readonly { readonly sum: { readonly bits_per_second: number } }[];
 }
 
+/** Of a busy machine these two get their share: a sender that does not run proves nothing about a limit. */
+const NICE = ["-n", "-15", "/usr/bin/iperf3"];
 const ENV = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" };
 
 function startServer(netns: string, port: number): Promise<ChildProcess> {
   const server = inNetns(netns, () =>
-    spawn("/usr/bin/iperf3", ["-s", "-1", "-p", String(port), "--forceflush"], {
+    spawn("/usr/bin/nice", [...NICE, "-s", "-1", "-p", String(port), "--forceflush"], {
       env: ENV,
       stdio: ["ignore", "pipe", "ignore"],
     }),
@@ -50,8 +52,9 @@ async function run(m: Measurement): Promise<Report> {
   const server = await startServer(m.server, port);
   try {
     const done = await exec({
-      path: "/usr/bin/iperf3",
+      path: "/usr/bin/nice",
       args: [
+        ...NICE,
         ...["-c", m.address, "-p", String(port), "-J", "-t", String(m.seconds), "-O", "1"],
         ...(m.udpBits === undefined ? [] : ["-u", "-b", String(m.udpBits)]),
         ...(m.reverse ? ["-R"] : []),
@@ -78,4 +81,21 @@ export async function throughput(m: Measurement): Promise<number> {
 /** Second by second, as the client saw it; the first second is left out. */
 export async function throughputBySecond(m: Measurement): Promise<Intervals> {
   return ((await run(m)).intervals ?? []).map((i) => i.sum.bits_per_second);
+}
+
+const TRIES = 4;
+
+/**
+ * The rate that a limit lets through, as a share of it. Above the limit is wrong whenever it happens; below it may be the
+ * machine's doing, so the best of a few tries counts.
+ */
+export async function shareOf(limitBits: number, m: Measurement): Promise<number> {
+  let best = 0;
+  for (let i = 0; i < TRIES; i++) {
+    const share = (await throughput(m)) / limitBits;
+    if (share > 1.05) return share;
+    best = Math.max(best, share);
+    if (best > 0.95) break;
+  }
+  return best;
 }
