@@ -9,8 +9,8 @@ import { type CaseRecord, type LaneRecord, namePattern, parseRecords } from "./c
 
 const VITEST = ["node_modules/vitest/vitest.mjs", "run", "--config", "test/vitest.config.ts"];
 const REPORTER = "--reporter=./test/lanes/case-reporter.ts";
-/** Under emulation a case takes many times as long; with fewer cases than this the machine has no excuse. */
-const VM_TIMEOUT_SECONDS = 1500;
+/** All cases together. */
+const VM_TIMEOUT_SECONDS = 1200;
 
 function readRecords(file: string): LaneRecord[] {
   return existsSync(file) ? parseRecords(readFileSync(file, "utf8")) : [];
