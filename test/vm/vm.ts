@@ -4,7 +4,7 @@
  * exchange folder.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmdirSync, rmSync, writeFileSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -232,6 +232,7 @@ export async function runInVm(options: VmOptions): Promise<VmResult> {
     share.kill("SIGTERM");
     await shareEnd;
     for (const { server } of ports) server.close();
+    rmdirSync(tree); // refuses if the view of this file system were still to be seen there
     rmSync(work, { recursive: true, force: true });
   }
 }
