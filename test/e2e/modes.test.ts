@@ -9,7 +9,7 @@ import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { OUTSIDE_IP, OUTSIDE_IP6 } from "../cloud/fabric.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
-import { type Feature, inMode, needs } from "../kernel/features.ts";
+import { inMode, needs, type PlacementOptions } from "../kernel/features.ts";
 import { patient } from "../kernel/patience.ts";
 import { poolView } from "../lab/store-view.ts";
 import { ping } from "../lab/traffic.ts";
@@ -127,10 +127,15 @@ describe("terway-ipam alone", () => {
       return { type: "ipvlan", master: "up0", mode: "l2" };
     },
   };
-  const takes: Record<string, readonly Feature[]> = { macvlan: ["macvlan"], ipvlan: ["ipvlan", "dummy"] };
+  const places: Record<string, PlacementOptions> = {
+    ptp: inMode("standalone-ipam-ptp"),
+    bridge: inMode("standalone-ipam-bridge"),
+    macvlan: inMode("standalone-ipam-macvlan"),
+    ipvlan: needs("ipvlan", "dummy"),
+  };
 
   for (const type of Object.keys(plugins)) {
-    const options = { ...needs(...(takes[type] ?? [])), timeout: patient(30_000) };
+    const options = { ...places[type], timeout: patient(30_000) };
     it(`serves ${type} with host-local's own configuration`, options, async () => {
       const host = createNetns(`i${process.pid % 10000}${type}`);
       const pods = [1, 2].map((i) => createNetns(`i${process.pid % 10000}${type}${i}`));

