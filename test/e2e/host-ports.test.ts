@@ -12,7 +12,7 @@ import { connections, serve } from "../lab/traffic.ts";
 import { createWorld, type World, type WorldPod } from "../lab/world.ts";
 
 const HOST_PORT = 18_080;
-const TIMES = 20;
+const TIMES = 8;
 
 function hostPort(netns: string, podIp: string, port: number, masqAll: boolean): void {
   const script = `table ip portmap
