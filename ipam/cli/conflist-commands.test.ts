@@ -78,7 +78,7 @@ describe("conflist lint", () => {
     runCli("conflist", "lint", file, "--bin-dir", at("bin"), "--conf-dir", at("net.d"), ...more);
 
   it("checks a file against the node: binaries, their versions, the other files", () => {
-    for (const type of ["terway-eni", "terway-ipam", "terway-policy"]) install(type);
+    for (const type of ["terway-eni", "terway-ipam", "terway-policy", "terway-bandwidth"]) install(type);
     install("portmap", ["0.3.1", "0.4.0"]);
     const file = put("net.d/10-terway.conflist", formatConflist(mustRender({ mode: "vpc" })));
     put("net.d/05-else.conf", '{"cniVersion":"0.3.1","name":"terway","type":"ptp"}');
@@ -143,7 +143,7 @@ describe("conflist from-config", () => {
     expect(ran.status).toBe(0);
     expect(JSON.parse(ran.stdout)).toMatchObject({
       cniVersion: "0.4.0",
-      plugins: [{ type: "terway-eni", mode: "shared" }, {}, {}],
+      plugins: [{ type: "terway-eni", mode: "shared" }, {}, {}, {}],
     });
     expect(ran.stderr).toMatch(/10-terway\.conf +ip_stack +moved +start terway-agent with --ip-stack dual/);
     expect(ran.stderr).toMatch(/eni_conf +max_pool_size +kept +terway-agent acts on it/);
@@ -154,19 +154,19 @@ describe("conflist from-config", () => {
     runCli("conflist", "from-config", put("10-terway.conf", TERWAY_CONF), "--eni-conf", put("eni_conf", ENI_CONF));
 
   it.skipIf(!root || tryFeature("ipvlan").there)("asks this kernel, which has no IPvlan", () => {
-    expect(JSON.parse(fromConf().stdout)).toMatchObject({ plugins: [{ type: "terway-eni" }, {}, {}] });
+    expect(JSON.parse(fromConf().stdout)).toMatchObject({ plugins: [{ type: "terway-eni" }, {}, {}, {}] });
   });
 
   it("asks this kernel, which has IPvlan", { ...needs("ipvlan"), timeout: patient(30_000) }, () => {
     const { stdout, stderr } = fromConf();
-    expect(JSON.parse(stdout)).toMatchObject({ plugins: [{ type: "terway-ipvlan" }, {}, {}] });
+    expect(JSON.parse(stdout)).toMatchObject({ plugins: [{ type: "terway-ipvlan" }, {}, {}, {}] });
     expect(stderr).not.toContain("warning:");
   });
 
   it("takes the ConfigMap as kubectl prints it", () => {
     const ran = runCli("conflist", "from-config", "--config-map", put("cm.yaml", CONFIG_MAP), "--ipvlan");
     const { plugins } = JSON.parse(ran.stdout) as { plugins: { type: string }[] };
-    expect(plugins.map((p) => p.type)).toEqual(["terway-ipvlan", "portmap"]);
+    expect(plugins.map((p) => p.type)).toEqual(["terway-ipvlan", "portmap", "terway-bandwidth"]);
   });
 
   it("writes eni_conf with the keys that move there, before the conflist", () => {
@@ -220,7 +220,8 @@ describe("node check", () => {
     runCli("node", "check", "--bin-dir", at("bin"), "--conf-dir", at("net.d"), "--store", at("ipam.db"), ...more);
 
   it.skipIf(!root)("looks at this node and says it in both forms", () => {
-    for (const type of ["terway-eni", "terway-ipam", "terway-policy", "portmap", "loopback"]) install(type);
+    for (const type of ["terway-eni", "terway-ipam", "terway-policy", "terway-bandwidth", "portmap", "loopback"])
+      install(type);
     makeStore(at("ipam.db"));
     put("net.d/10-terway.conflist", formatConflist(mustRender({ mode: "eniip-veth" })));
     const { status, stdout } = check("--json");
@@ -239,7 +240,8 @@ describe("node check", () => {
   });
 
   it.skipIf(!root)("fails where the runtime would take another CNI's file", () => {
-    for (const type of ["terway-eni", "terway-ipam", "terway-policy", "portmap", "loopback"]) install(type);
+    for (const type of ["terway-eni", "terway-ipam", "terway-policy", "terway-bandwidth", "portmap", "loopback"])
+      install(type);
     put("net.d/10-terway.conflist", formatConflist(mustRender({ mode: "eniip-veth" })));
     put("net.d/05-other.conflist", '{"cniVersion":"1.0.0","name":"o","plugins":[{"type":"flannel"}]}');
     expect(check()).toMatchObject({ status: 1, stdout: expect.stringContaining("sorts before 10-terway.conflist") });

@@ -66,6 +66,10 @@ describe("convertConfig", () => {
       "type": "portmap",
       "capabilities": { "portMappings": true },
       "masqAll": true
+    },
+    {
+      "type": "terway-bandwidth",
+      "capabilities": { "bandwidth": true }
     }
   ]
 }
@@ -77,7 +81,7 @@ describe("convertConfig", () => {
   it("falls back to veth where the kernel has no IPvlan, and says so (CON-20)", () => {
     const done = convert({}, false);
     expect(done.mode).toBe("eniip-veth");
-    expect(types(done)).toEqual(["terway-eni", "terway-policy", "portmap"]);
+    expect(types(done)).toEqual(["terway-eni", "terway-policy", "portmap", "terway-bandwidth"]);
     expect(done.warnings).toEqual([expect.stringContaining("asks for IPvlan, and this kernel has none")]);
     expect(convertConfig({ terwayConf: SINGLE, eniConf: eniConf() }, undefined)).toMatchObject({
       mode: "eniip-ipvlan",
@@ -113,7 +117,7 @@ describe("convertConfig", () => {
     );
     const done = convert({ terwayConf, eniConf: eniConf({ max_pool_size: 5, ip_warmup: { enable: true } }) });
     expect(done.conflist.name).toBe("k8s-pod-network");
-    expect(types(done)).toEqual(["terway-ipvlan", "terway-policy", "portmap", "tuning"]);
+    expect(types(done)).toEqual(["terway-ipvlan", "terway-policy", "portmap", "tuning", "terway-bandwidth"]);
     expect(done.conflist.plugins[2]).toMatchObject({ snat: true, masqAll: true });
     expect(done.conflist.plugins[3]).toEqual({ type: "tuning", mtu: 1400 });
     expect(done.eniConf).toMatchObject({

@@ -32,8 +32,6 @@ export interface ModeInfo {
 const ON = { state: "on" } as const;
 const OFF = { state: "off" } as const;
 const never = (why: string) => ({ state: "never", why }) as const;
-// Until terway-bandwidth shapes anything, a chain that calls it fails each ADD.
-const SHAPED = OFF;
 const UNSEEN = "macvlan's packets do not pass the node's stack, where it would work";
 
 export const MODES = {
@@ -43,7 +41,7 @@ export const MODES = {
     choose: "trying out, development, and small clusters: fewer nodes than the route table has entries (usually 50)",
     path: "veth",
     needs: ["veth", "policyRouting4"],
-    parts: { networkPolicy: ON, portmap: ON, bandwidth: SHAPED },
+    parts: { networkPolicy: ON, portmap: ON, bandwidth: ON },
     foreignPlugins: [],
   },
   "eniip-veth": {
@@ -52,7 +50,7 @@ export const MODES = {
     choose: "production by default (50 to 200 nodes, 20 to 100 pods a node), on every kernel",
     path: "veth",
     needs: ["veth", "policyRouting4"],
-    parts: { networkPolicy: ON, portmap: ON, bandwidth: SHAPED },
+    parts: { networkPolicy: ON, portmap: ON, bandwidth: ON },
     foreignPlugins: [],
   },
   "eniip-ipvlan": {
@@ -61,7 +59,7 @@ export const MODES = {
     choose: "as eniip-veth, where each packet's cost counts and the kernel has IPvlan",
     path: "uplink",
     needs: ["veth", "ipvlan", "policyRouting4"],
-    parts: { networkPolicy: ON, portmap: ON, bandwidth: SHAPED },
+    parts: { networkPolicy: ON, portmap: ON, bandwidth: ON },
     foreignPlugins: [],
   },
   "eni-exclusive": {
@@ -70,7 +68,7 @@ export const MODES = {
     choose: "extreme performance or isolation (finance, HPC) with few pods a node: one less than the instance has ENIs",
     path: "uplink",
     needs: ["veth", "policyRouting4"],
-    parts: { networkPolicy: ON, portmap: ON, bandwidth: SHAPED },
+    parts: { networkPolicy: ON, portmap: ON, bandwidth: ON },
     foreignPlugins: [],
   },
   trunk: {
@@ -80,7 +78,7 @@ export const MODES = {
       "more than 200 nodes or very many pods a node, each with security groups of its own; trunk-capable types only",
     path: "uplink",
     needs: ["veth", "vlan", "policyRouting4"],
-    parts: { networkPolicy: ON, portmap: ON, bandwidth: SHAPED },
+    parts: { networkPolicy: ON, portmap: ON, bandwidth: ON },
     foreignPlugins: [],
   },
   "eniip-cilium": {
@@ -133,7 +131,7 @@ export const MODE_NAMES = Object.keys(MODES) as readonly ModeName[];
 export const PART_NEEDS: Readonly<Record<Part, readonly KernelFeature[]>> = {
   networkPolicy: ["nftables"],
   portmap: [],
-  bandwidth: ["tbf", "ifb", "clsact"],
+  bandwidth: ["tbf", "ifb", "clsact", "redirect", "bpf"],
 };
 
 export function modeInfo(mode: ModeName): ModeInfo {

@@ -20,6 +20,19 @@ export const KERNEL_FEATURES = {
   ifb: { what: "ifb links", config: ["CONFIG_IFB"], modules: ["ifb"], since: "2.6.16" },
   tbf: { what: "the tbf queue", config: ["CONFIG_NET_SCH_TBF"], modules: ["sch_tbf"], since: "2.6.14" },
   clsact: { what: "the clsact hook", config: ["CONFIG_NET_SCH_INGRESS"], modules: ["sch_ingress"], since: "4.5" },
+  redirect: {
+    what: "redirection to an ifb",
+    config: ["CONFIG_NET_CLS_U32", "CONFIG_NET_ACT_MIRRED"],
+    modules: ["cls_u32", "act_mirred"],
+    since: "2.6.20",
+  },
+  bpf: {
+    what: "eBPF classifiers",
+    config: ["CONFIG_BPF_SYSCALL", "CONFIG_NET_CLS_BPF"],
+    modules: ["cls_bpf"],
+    since: "5.10",
+  },
+  htb: { what: "the htb queue", config: ["CONFIG_NET_SCH_HTB"], modules: ["sch_htb"], since: "2.6.14" },
   prio: { what: "the prio queue", config: ["CONFIG_NET_SCH_PRIO"], modules: ["sch_prio"], since: "2.6.14" },
   fq: { what: "the fq queue", config: ["CONFIG_NET_SCH_FQ"], modules: ["sch_fq"], since: "3.12" },
   policyRouting4: {

@@ -4,15 +4,21 @@
  *
  * Modules load as they would at a pod's start: what ADD would get is what is reported.
  */
+
+import { LIMITER_STATE_BYTES, limiterProgram } from "../datapath/limiter-program.ts";
+import { CLSACT_INGRESS } from "../datapath/shaping.ts";
 import { parseIp } from "../net/ip.ts";
 import { deleteConntrack } from "../netlink/conntrack.ts";
 import { openNft } from "../netlink/nft/socket.ts";
-import type { Request } from "../netlink/request.ts";
 import { getLink, type LinkSpec, newLink, parseLink } from "../netlink/rtnl/link.ts";
 import { newRule } from "../netlink/rtnl/rule.ts";
 import { NetlinkError, openNetlink } from "../netlink/socket.ts";
+import { type FilterMatch, newFilter } from "../netlink/tc/filter.ts";
+import { newQdisc, type QdiscOptions } from "../netlink/tc/qdisc.ts";
+import { BPF_PROG_TYPE_SCHED_CLS } from "../netlink/uapi/bpf.ts";
 import { IPVLAN_MODE_L2 } from "../netlink/uapi/if-link.ts";
-import { NETLINK_NETFILTER, NLM_F_CREATE, NLM_F_EXCL } from "../netlink/uapi/netlink.ts";
+import { NETLINK_NETFILTER } from "../netlink/uapi/netlink.ts";
+import { TCA_EGRESS_REDIR } from "../netlink/uapi/pkt-cls.ts";
 import { MalformedNetlink } from "../netlink/wire/reader.ts";
 import type { CompiledPolicy } from "../policy/compiled.ts";
 import { programContent } from "../policy/program.ts";
@@ -20,14 +26,6 @@ import { renderNode } from "../policy/render.ts";
 import { CLONE_NEWNET, O_RDONLY } from "../sys/linux.ts";
 import { type Sys, SysError } from "../sys/sys.ts";
 import { FEATURE_NAMES, type KernelFeature, type KernelReport, type Verdict } from "./features.ts";
-
-// include/uapi/linux/rtnetlink.h, pkt_sched.h
-const RTM_NEWQDISC = 36;
-const TCA_KIND = 1;
-const TCA_OPTIONS = 2;
-const TCA_TBF_PARMS = 1;
-const TC_H_ROOT = 0xffff_ffff;
-const TC_H_CLSACT = 0xffff_fff1;
 
 const TRY_TABLE = 4242;
 const TRY_ADDRESSES = { 4: "192.0.2.1", 6: "2001:db8::1" } as const;
@@ -56,40 +54,14 @@ const TRY_POLICY: CompiledPolicy = {
   pods: [{ namespace: "try", name: "try", ingress: "try" }],
 };
 
-/** tc qdisc add …, with no more than the kind needs. */
-function newQdisc(kind: "tbf" | "prio" | "fq" | "clsact", linkIndex: number): Request {
-  return {
-    type: RTM_NEWQDISC,
-    flags: NLM_F_CREATE | NLM_F_EXCL,
-    write(w) {
-      // struct tcmsg
-      w.u32(0);
-      w.u32(linkIndex);
-      w.u32(kind === "clsact" ? 0xffff_0000 : 0);
-      w.u32(kind === "clsact" ? TC_H_CLSACT : TC_H_ROOT);
-      w.u32(0);
-      w.attrString(TCA_KIND, kind);
-      const options = w.beginNest(TCA_OPTIONS);
-      if (kind === "tbf") {
-        // struct tc_tbf_qopt: 125,000 bytes/s, a bucket of some milliseconds
-        const parms = new Uint8Array(36);
-        const view = new DataView(parms.buffer);
-        view.setUint8(1, 1); // TC_LINKLAYER_ETHERNET: no rate table
-        view.setUint32(8, 125_000, true);
-        view.setUint32(24, 100_000, true);
-        view.setUint32(28, 1_000_000, true);
-        w.attrBytes(TCA_TBF_PARMS, parms);
-      }
-      if (kind === "prio") {
-        // struct tc_prio_qopt
-        w.u32(3);
-        w.raw(Uint8Array.of(1, 2, 2, 2, 1, 2, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1));
-      }
-      w.endNest(options);
-    },
-    describe: () => `tc qdisc add dev if${linkIndex} ${kind}`,
-  };
-}
+const UNTRIED: Verdict = { there: false, refusal: "not tried: the kernel made no link to stand on" };
+const TRY_LIMIT = { bytesPerSecond: 125_000, burstBytes: 100_000 };
+const QUEUES = {
+  tbf: { kind: "tbf", ...TRY_LIMIT, limitBytes: 100_000 },
+  htb: { kind: "htb", defaultClass: 0 },
+  prio: { kind: "prio", bands: 3, bandOf: [1, 2, 2, 2, 1, 2, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1] },
+  fq: { kind: "fq" },
+} as const satisfies Readonly<Record<string, QdiscOptions>>;
 
 /**
  * Tries each feature. Needs CAP_SYS_ADMIN and CAP_NET_ADMIN; the calling thread is back in its own namespace after.
@@ -133,19 +105,12 @@ function probeHere(sys: Sys): KernelReport {
     const base = [veth.there && "try0", bridge.there && "trybr0", ifb.there && "tryifb0"].find(
       (name) => name !== false,
     );
-    const over = (work: (index: number) => Verdict): Verdict =>
-      base === undefined
-        ? { there: false, refusal: "not tried: the kernel made no link to stand on" }
-        : work(indexOf(base));
-    const queue = (kind: Parameters<typeof newQdisc>[0], index: number) =>
-      attempt(() => nl.apply([newQdisc(kind, index)]));
+    const over = (work: (index: number) => Verdict): Verdict => (base === undefined ? UNTRIED : work(indexOf(base)));
     // One root queue per link: each gets a link of its own.
-    const rootQueue = (kind: "tbf" | "prio" | "fq", n: number): Verdict => {
-      if (veth.there) {
-        nl.apply([newLink({ kind: "veth", name: `tryq${n}`, peer: { name: `tryp${n}` } })]);
-        return queue(kind, indexOf(`tryq${n}`));
-      }
-      return over((index) => queue(kind, index));
+    const rootQueue = (kind: keyof typeof QUEUES): Verdict => {
+      if (!veth.there) return UNTRIED;
+      nl.apply([newLink({ kind: "veth", name: `try${kind}0`, peer: { name: `try${kind}1` } })]);
+      return attempt(() => nl.apply([newQdisc({ linkIndex: indexOf(`try${kind}0`), options: QUEUES[kind] })]));
     };
     const rule = (family: 4 | 6): Verdict =>
       attempt(() =>
@@ -158,6 +123,15 @@ function probeHere(sys: Sys): KernelReport {
           }),
         ]),
       );
+    const clsact = over((linkIndex) => attempt(() => nl.apply([newQdisc({ linkIndex, options: { kind: "clsact" } })])));
+    const filter = (preference: number, match: (index: number) => FilterMatch): Verdict =>
+      !clsact.there
+        ? { there: false, refusal: `not tried, without clsact: ${clsact.refusal}` }
+        : over((linkIndex) =>
+            attempt(() =>
+              nl.apply([newFilter({ linkIndex, parent: CLSACT_INGRESS, preference, match: match(linkIndex) })]),
+            ),
+          );
     return {
       veth,
       bridge,
@@ -165,19 +139,47 @@ function probeHere(sys: Sys): KernelReport {
       ipvlan: over((parentIndex) => link("tryipvl0", { kind: "ipvlan", parentIndex, mode: IPVLAN_MODE_L2 })),
       vlan: over((parentIndex) => link("tryvlan0", { kind: "vlan", parentIndex, vlanId: 101 })),
       macvlan: tryMacvlan(),
-      tbf: rootQueue("tbf", 0),
-      prio: rootQueue("prio", 1),
-      fq: rootQueue("fq", 2),
-      clsact: over((index) => queue("clsact", index)),
+      tbf: rootQueue("tbf"),
+      htb: rootQueue("htb"),
+      prio: rootQueue("prio"),
+      fq: rootQueue("fq"),
+      clsact,
+      redirect: filter(1, (linkIndex) => ({
+        kind: "u32",
+        keys: [{ value: 0, mask: 0, offset: 0 }],
+        actions: [{ kind: "mirred", direction: TCA_EGRESS_REDIR, linkIndex }],
+      })),
+      bpf: tryBpf(),
       policyRouting4: rule(4),
       policyRouting6: rule(6),
       nftables: tryNftables(sys),
       conntrack: tryConntrack(sys),
     };
 
+    /** The program that limits a pod, loaded and attached. */
+    function tryBpf(): Verdict {
+      let fd: number;
+      try {
+        const state = sys.bpfArray(LIMITER_STATE_BYTES);
+        try {
+          fd = sys.bpfLoad(BPF_PROG_TYPE_SCHED_CLS, limiterProgram({ limit: TRY_LIMIT }, state));
+        } finally {
+          sys.close(state); // the program holds it
+        }
+      } catch (error) {
+        if (error instanceof SysError) return { there: false, refusal: error.message };
+        throw error;
+      }
+      try {
+        return filter(2, () => ({ kind: "bpf", fd, name: "try", direct: true }));
+      } finally {
+        sys.close(fd);
+      }
+    }
+
     function tryMacvlan(): Verdict {
       // Not on the link that has the IPvlan child: a link is parent of one kind only.
-      if (!veth.there) return { there: false, refusal: "not tried: the kernel made no veth to stand on" };
+      if (!veth.there) return UNTRIED;
       const parentIndex = indexOf("try1");
       return link("trymacv0", { kind: "macvlan", parentIndex });
     }

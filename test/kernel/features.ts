@@ -15,7 +15,6 @@ import { nodeSys } from "../../shared/sys/node.ts";
 const TRIALS = {
   dummy: "ip link add t0 type dummy",
   vrf: "ip link add t0 type vrf table 10",
-  htb: "ip link add t0 type veth peer name t1 && tc qdisc add dev t0 root htb",
   netem: "ip link add t0 type veth peer name t1 && tc qdisc add dev t0 root netem delay 1ms",
   flower:
     "ip link add t0 type veth peer name t1 && tc qdisc add dev t0 clsact && " +

@@ -222,10 +222,15 @@ describe("judgeNode", () => {
 
 describe("formatReport", () => {
   it("is a table of modes, and what to do", () => {
-    const facts = node({ without: ["ipvlan", "fq"], missing: ["cilium-cni", "terway-bandwidth"], links: ["weave"] });
+    const facts = node({
+      without: ["ipvlan", "fq"],
+      missing: ["cilium-cni", "terway-bandwidth"],
+      links: ["weave"],
+      confFiles: [fileOf("10-terway.conflist", { mode: "eniip-veth", bandwidth: false })],
+    });
     expect(
       formatReport(judgeNode(facts)),
-    ).toBe(`Kernel 6.1.0: has veth, vlan, macvlan, bridge, ifb, tbf, clsact, prio, policyRouting4, policyRouting6, nftables, conntrack
+    ).toBe(`Kernel 6.1.0: has veth, vlan, macvlan, bridge, ifb, tbf, clsact, redirect, bpf, htb, prio, policyRouting4, policyRouting6, nftables, conntrack
        has not ipvlan, fq
 
 MODE                     POSSIBLE  WHY NOT

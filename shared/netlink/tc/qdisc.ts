@@ -51,7 +51,7 @@ export interface FifoOptions {
   readonly limit: number;
 }
 export interface PlainOptions {
-  readonly kind: "clsact" | "ingress" | "noqueue" | "mq";
+  readonly kind: "clsact" | "ingress" | "noqueue" | "mq" | "fq";
 }
 export type QdiscOptions = TbfOptions | HtbOptions | FqCodelOptions | PrioOptions | FifoOptions | PlainOptions;
 
@@ -126,6 +126,7 @@ function writeOptions(w: Writer, o: QdiscOptions): void {
     case "ingress":
     case "noqueue":
     case "mq":
+    case "fq":
       return;
     default:
       o satisfies never;
