@@ -162,7 +162,7 @@ function callsOf(peer: Peer, verb: string, pods: readonly Netns[]): Call[] {
 }
 
 /** The benchmark of one part, in a process of its own. */
-function partFigures(part: "store" | "policy") {
+function partFigures(part: "store" | "policy" | "bandwidth") {
   const out = spawnSync(
     process.execPath,
     ["--disable-warning=ExperimentalWarning", join(root, `test/bench/${part}.ts`), "--json"],
@@ -244,6 +244,7 @@ function main(): void {
       results,
       store: partFigures("store"),
       policy: partFigures("policy"),
+      bandwidth: partFigures("bandwidth"),
       executableMB: sizes,
     });
   } finally {
@@ -259,6 +260,7 @@ interface Report {
   readonly results: readonly { readonly concurrency: number; readonly add: Pair; readonly del: Pair }[];
   readonly store: Readonly<Record<string, unknown>>;
   readonly policy: Readonly<Record<string, unknown>>;
+  readonly bandwidth: Readonly<Record<string, unknown>>;
   readonly executableMB: Readonly<Record<string, number>>;
 }
 interface Pair {
@@ -298,6 +300,7 @@ function report(r: Report): void {
   );
   out.write(`store: ${JSON.stringify(r.store)}\n`);
   out.write(`policy: ${JSON.stringify(r.policy)}\n`);
+  out.write(`bandwidth: ${JSON.stringify(r.bandwidth)}\n`);
   if (values.json) process.stdout.write(`${JSON.stringify(r)}\n`);
 }
 
