@@ -17,6 +17,7 @@ import { createNetns, type Netns, runTool } from "../../test/cloud/netns.ts";
 import { throughput } from "../../test/lab/iperf.ts";
 import { inNetns } from "../../test/runtime/exec.ts";
 import { putAttachment } from "../store/attachments.ts";
+import { setFacts } from "../store/facts.ts";
 import { openStore, type Store } from "../store/open.ts";
 import { putPodFacts } from "../store/pod-facts.ts";
 import { listShaping } from "../store/shaping.ts";
@@ -135,6 +136,10 @@ describe("limits of live pods", () => {
     expect(listShaping(store.db)).toEqual([]);
     facts("a", { [INGRESS_BANDWIDTH]: "10M", [EGRESS_BANDWIDTH]: "20M" });
     look();
+    // Without terway-bandwidth in the chain of its network the pod is not ours to limit.
+    expect(listShaping(store.db)).toEqual([]);
+    setFacts(store.db, { shaped_networks: '["net"]' });
+    look(true);
     expect([rateOf(node, "calia"), rateOf(a, "eth0")]).toEqual(["10200Kbit", "20400Kbit"]);
     facts("a", { [INGRESS_BANDWIDTH]: "30M", [EGRESS_BANDWIDTH]: "20M" });
     look();

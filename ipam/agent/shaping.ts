@@ -118,8 +118,17 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
   function candidates(): Candidate[] {
     const rows = listShaping(store.db);
     const known = new Map<string, Candidate>(rows.map((row) => [idOf(row), { ...row, row }]));
+    // A network without terway-bandwidth in its chain is not ours: somebody else may shape its pods, or nobody is to.
+    const ours = JSON.parse(getFact(store.db, "shaped_networks") ?? "[]") as string[];
     for (const a of listAttachments(store.db)) {
-      if (a.state !== "ready" || known.has(idOf(a)) || a.netnsDev === undefined || a.netnsIno === undefined) continue;
+      if (
+        a.state !== "ready" ||
+        known.has(idOf(a)) ||
+        !ours.includes(a.network) ||
+        a.netnsDev === undefined ||
+        a.netnsIno === undefined
+      )
+        continue;
       known.set(idOf(a), { ...a, netnsDev: a.netnsDev, netnsIno: a.netnsIno, row: undefined });
     }
     return [...known.values()];

@@ -32,6 +32,8 @@ export interface NodeFacts {
   readonly policy_revision: string;
   /** JSON of the QoS configuration (K8S-73), as the cluster has it. */
   readonly qos_config: string;
+  /** JSON list of the networks that have terway-bandwidth in their chain: only their pods are the agent's to limit. */
+  readonly shaped_networks: string;
 }
 
 export type FactName = keyof NodeFacts;

@@ -1,6 +1,6 @@
 /** The verbs of terway-bandwidth: chained; the previous result goes through unchanged. */
 import { withBallast } from "../../ipam/store/ballast.ts";
-import { getFact } from "../../ipam/store/facts.ts";
+import { getFact, setFacts } from "../../ipam/store/facts.ts";
 import { appendJournal } from "../../ipam/store/journal.ts";
 import { type Store, storeNow, wallClock } from "../../ipam/store/open.ts";
 import { getPodFacts } from "../../ipam/store/pod-facts.ts";
@@ -131,6 +131,7 @@ function linksOf(s: ShapingSockets, call: CniCall): ShapedLinks {
 
 function add(host: PluginHost, call: CniCall, config: BandwidthConfig, store: Store): void {
   const limits = wanted(call, config, store);
+  claimNetwork(store, call.conf.name);
   if (isUnlimited(limits)) return;
   const startedMs = storeNow(host.sys);
   const netns = openPodNetns(host.sys, call.env.netns);
@@ -144,6 +145,15 @@ function add(host: PluginHost, call: CniCall, config: BandwidthConfig, store: St
       throw error;
     }
   });
+}
+
+/** Once for each network: a pod without limits may get some while it lives, and then the agent must know whose it is. */
+function claimNetwork(store: Store, network: string): void {
+  const named = () => JSON.parse(getFact(store.db, "shaped_networks") ?? "[]") as string[];
+  if (named().includes(network)) return;
+  inTransaction(store.db, () =>
+    setFacts(store.db, { shaped_networks: JSON.stringify([...new Set([...named(), network])].sort()) }),
+  );
 }
 
 /** What is going to be built is written down before. */
