@@ -14,7 +14,7 @@ import { sweepAddresses } from "../../shared/datapath/sweep.ts";
 import { parseIp } from "../../shared/net/ip.ts";
 import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
 import { deleteLink } from "../../shared/netlink/delete-link.ts";
-import { getLink, isUp, linkIndexOf, parseLink } from "../../shared/netlink/rtnl/link.ts";
+import { getLink, isRunning, isUp, linkIndexOf, parseLink } from "../../shared/netlink/rtnl/link.ts";
 import { NetlinkError, type NetlinkSocket, type Outcome, openNetlink } from "../../shared/netlink/socket.ts";
 import { NETLINK_NETFILTER } from "../../shared/netlink/uapi/netlink.ts";
 import { isErrno, type Sys } from "../../shared/sys/sys.ts";
@@ -40,9 +40,26 @@ export function build(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodL
       ]);
       pod.apply(podRequests(link, indexOf(veth), up && indexOf(up)));
       host.apply(hostRequests(link, hostIndex));
+      awaitQueue(sys, pod, indexOf(veth));
     });
   } finally {
     pod.close();
+  }
+}
+
+const QUEUE_WAIT_MS = 1000;
+
+/**
+ * The pod's end came up first, when it had no carrier. The kernel gives it a queue later, from a worker (linkwatch), and
+ * until then drops what the pod sends: its first packet, on a busy node. To ask about the link makes the kernel do that at
+ * once (rtnl_getlink, since 6.9); an older one is given time.
+ */
+function awaitQueue(sys: Sys, pod: NetlinkSocket, index: number): void {
+  for (let waitedMs = 0; waitedMs < QUEUE_WAIT_MS; waitedMs++) {
+    const [asked] = pod.apply([getLink({ index })]);
+    const [reply] = asked?.ok ? asked.replies : [];
+    if (reply === undefined || isRunning(reply)) return;
+    sys.pollIn([], 1);
   }
 }
 

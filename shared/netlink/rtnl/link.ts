@@ -205,6 +205,11 @@ export function linkIndexOf(payload: Uint8Array): number {
   return readU32(payload, 4);
 }
 
+/** Whether an RTM_NEWLINK message is of a link that carries packets, without reading its attributes. */
+export function isRunning(payload: Uint8Array): boolean {
+  return (readU32(payload, 8) & L.IFF_RUNNING) !== 0;
+}
+
 /** @throws {MalformedNetlink} */
 export function parseLink(payload: Uint8Array): Link {
   if (payload.length < IFINFOMSG_BYTES) throw new MalformedNetlink("ifinfomsg is cut off", 0);
