@@ -325,7 +325,29 @@ describe("starting", () => {
     expect(actions(low, 150_000)).toHaveLength(1);
     expect(actions({ ...low, enis: [makeEni("a", 0)] }, 0)).toHaveLength(1);
     expect(actions({ ...low, waiters: 2 }, 0)).toEqual([{ kind: "assign", eniId: "a", count: 1 }]);
-    expect(actions({ ...low, memory: initialMemory(0, 1, false) }, 0)).toHaveLength(1);
+    const seen = noteLook(initialMemory(0, 1, false), "enis", true, 0);
+    expect(actions({ ...low, memory: seen }, 0)).toHaveLength(1);
+  });
+
+  it("asks for nothing before it has seen what is attached; a pod that waits makes it look at once", () => {
+    const memory = initialMemory(0, 1, false);
+    const empty = makeState({ memory });
+    expect(decide(empty, 0)).toMatchObject({ actions: [], observe: [], againAtMs: 2000, stuck: undefined });
+    const waiting = decide({ ...empty, waiters: 1 }, 0);
+    expect(waiting).toMatchObject({ actions: [], stuck: undefined });
+    expect(waiting.observe.map((o) => o.what)).toContain("enis");
+    const refused = noteLook(waiting.memory, "enis", false, 0, undefined, "Forbidden.RAM: no right to describe");
+    const told = decide({ ...empty, waiters: 1, memory: refused }, 10);
+    expect(told.stuck).toContain("Forbidden.RAM");
+    expect(told.conditions).toHaveLength(1);
+    expect(actions({ ...empty, memory: noteLook(refused, "enis", true, 20) }, 30)).toHaveLength(1);
+  });
+
+  it("looks as often as the configuration says", () => {
+    const memory = noteLook(initialMemory(0, 0, true), "enis", true, 0);
+    const idle = makeState({ enis: [makeEni("a", 4)], memory, config: { reconcileMs: 100_000 } });
+    expect(decide(idle, 84_000).observe.map((o) => o.what)).not.toContain("enis");
+    expect(decide(idle, 116_000).observe.map((o) => o.what)).toContain("enis");
   });
 });
 

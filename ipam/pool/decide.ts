@@ -43,6 +43,8 @@ const WORTH_WAITING_MS = 10_000;
 export function decide(state: PoolState, nowMs: number): Decision {
   const counts = countPool(state);
   const memory = remember(state.memory ?? initialMemory(nowMs, 0, true), state, counts, nowMs);
+  if (state.memory !== undefined && !memory.known && memory.observed.enis?.okAtMs === undefined)
+    return lookFirst(state, memory, nowMs);
   const plan = emptyPlan();
 
   const stuckConstrained = (state.constrained ?? []).map((c) => serveConstrained(state, c, plan, nowMs));
@@ -65,8 +67,10 @@ export function decide(state: PoolState, nowMs: number): Decision {
 
   const lacking = missing > 0 || stuckConstrained.some((s) => s !== undefined);
   afterCooling(state, counts, floor, plan);
-  const lack = { short: (lacking || pressed(memory, nowMs)) && exhausted(state, nowMs).length > 0, blind: plan.blind };
-  const looks = state.memory === undefined ? NO_LOOKS : looksDue(memory, lack, nowMs);
+  // By our own count of what we took, or by what the cloud said.
+  const full = exhausted(state, nowMs).length > 0 || plan.obstacles.some((o) => o.condition === "VSwitchExhausted");
+  const lack = { short: full && (lacking || pressed(memory, nowMs)), blind: plan.blind };
+  const looks = state.memory === undefined ? NO_LOOKS : looksDue(memory, lack, nowMs, state.config.reconcileMs);
   const interval = state.config.warmupIntervalMs;
   return {
     actions: plan.actions,
@@ -81,6 +85,22 @@ export function decide(state: PoolState, nowMs: number): Decision {
     memory: plan.actions.some((a) => a.kind === "assign" || a.kind === "create")
       ? { ...memory, askedAtMs: nowMs }
       : memory,
+  };
+}
+
+/** What is attached already is not known: to ask for more now could double it. */
+function lookFirst(state: PoolState, memory: PoolMemory, nowMs: number): Decision {
+  const looks = looksDue(memory, { short: false, blind: false }, nowMs, state.config.reconcileMs);
+  const problem = memory.observed.enis?.problem;
+  const stuck = problem === undefined ? undefined : `it is not known which ENIs this node has: ${problem}`;
+  return {
+    actions: [],
+    stuck: state.waiters > 0 ? stuck : undefined,
+    stuckConstrained: (state.constrained ?? []).map(() => stuck),
+    againAtMs: looks.nextAtMs,
+    observe: looks.now,
+    conditions: stuck === undefined ? [] : [{ reason: "CloudUnavailable", about: "pool", message: stuck }],
+    memory,
   };
 }
 

@@ -40,6 +40,18 @@ describe("pool keeper", () => {
     expect(keeper.inhibitions()).toEqual({});
   });
 
+  it("looks again when it counts a vSwitch as full that the cloud said has room", () => {
+    const keeper = createPoolKeeper(0, 0, true);
+    keeper.saw("vswitches", 1000, [{ id: "vsw-a", available: 1 }]);
+    // Taken before the look, and told of after it.
+    keeper.done({ kind: "create", vswitchId: "vsw-a", count: 3 }, [], 1100);
+    const view = viewOf({ waiters: 1 });
+    expect(keeper.decide(view, 1200).actions).toEqual([]);
+    expect(keeper.decide(view, 9000).observe.map((o) => o.what)).toContain("vswitches");
+    keeper.saw("vswitches", 9000, [{ id: "vsw-a", available: 1 }]);
+    expect(keeper.decide(view, 9100).actions).toEqual([{ kind: "assign", eniId: "a", count: 1 }]);
+  });
+
   it("says once that a condition began, and that it ended when it was not there for half a minute", () => {
     const keeper = createPoolKeeper(0, 0.5, true);
     const config = { ...makeState().config, hotPlug: false, idleTtlMs: 600_000 };

@@ -46,8 +46,8 @@ export interface PoolKeeper {
     nowMs: number,
     vswitches?: readonly { readonly id: string; readonly available: number }[],
   ): void;
-  /** A look at the cloud brought none. */
-  sawNothing(what: Observation, nowMs: number, retryAfterMs?: number): void;
+  /** A look at the cloud brought none, and why. */
+  sawNothing(what: Observation, nowMs: number, retryAfterMs?: number, problem?: string): void;
   /** What is not tried at the moment, and why: for `terway-cli` and metrics. */
   inhibitions(): Readonly<Record<string, Inhibition>>;
   /** What holds, or held a moment ago. */
@@ -97,8 +97,8 @@ export function createPoolKeeper(nowMs: number, seed: number, known: boolean): P
       memory = noteLook(memory, what, true, now);
       if (vswitches !== undefined) seen = new Map(vswitches.map((v) => [v.id, { ...v, atMs: now }]));
     },
-    sawNothing(what, now, retryAfterMs) {
-      memory = noteLook(memory, what, false, now, retryAfterMs);
+    sawNothing(what, now, retryAfterMs, problem) {
+      memory = noteLook(memory, what, false, now, retryAfterMs, problem);
     },
     inhibitions: () => inhibitions,
     conditions: () => [...held.values()].map((h) => h.condition),

@@ -32,11 +32,12 @@ export interface Lack {
   readonly blind: boolean;
 }
 
-export function looksDue(memory: PoolMemory, lack: Lack, nowMs: number): Looks {
+/** @param reconcileMs How old the picture of the node's ENIs may become. */
+export function looksDue(memory: PoolMemory, lack: Lack, nowMs: number, reconcileMs = RECONCILE_MS): Looks {
   const now: { what: Observation; reason: string }[] = [];
   let nextAtMs: number | undefined;
   for (const what of ["enis", "limits", "vswitches"] as const) {
-    const due = dueAt(what, memory, lack, nowMs);
+    const due = dueAt(what, memory, lack, nowMs, reconcileMs);
     if (due === undefined) continue;
     const atMs = Math.max(due.atMs, memory.observed[what]?.notBeforeMs ?? 0);
     if (atMs <= nowMs) now.push({ what, reason: due.reason });
@@ -50,6 +51,7 @@ function dueAt(
   memory: PoolMemory,
   lack: Lack,
   nowMs: number,
+  reconcileMs: number,
 ): { readonly atMs: number; readonly reason: string } | undefined {
   const { seed, startedAtMs, known, suspectSinceMs: suspect } = memory;
   const last = memory.observed[what]?.okAtMs;
@@ -57,11 +59,15 @@ function dueAt(
     case "enis": {
       if (suspect !== undefined && (last === undefined || last <= suspect))
         return { atMs: suspect + 1000 * (1 + seed), reason: "an answer of the cloud does not fit what we know" };
-      if (last === undefined)
-        return { atMs: startedAtMs + seed * (known ? RESTART_SPREAD_MS : UNKNOWN_SPREAD_MS), reason: "start" };
+      if (last === undefined) {
+        // Where nothing is known, a pod that waits is served after this look only.
+        const blind = pressed(memory, nowMs) ? 0 : UNKNOWN_SPREAD_MS;
+        const spread = known ? Math.min(RESTART_SPREAD_MS, reconcileMs) : blind;
+        return { atMs: startedAtMs + seed * spread, reason: "start" };
+      }
       // Different again every time, so that no two nodes stay in step.
       const turn = Math.abs((seed + last / 1e6) * 618.0339887) % 1;
-      return { atMs: last + RECONCILE_MS * (0.85 + 0.3 * turn), reason: "periodic" };
+      return { atMs: last + reconcileMs * (0.85 + 0.3 * turn), reason: "periodic" };
     }
     case "limits":
       // Twice the spread: the budget of DescribeInstanceTypes is half that of the ENIs.
@@ -84,13 +90,14 @@ export function noteLook(
   ok: boolean,
   nowMs: number,
   retryAfterMs?: number,
+  problem?: string,
 ): PoolMemory {
   const before = memory.observed[what];
   const failures = ok ? 0 : (before?.failures ?? 0) + 1;
   const pause = ok ? 0 : Math.max(retryAfterMs ?? 0, Math.min(60_000, 2000 * 2 ** failures) * (0.5 + memory.seed));
   const observed = {
     ...memory.observed,
-    [what]: { okAtMs: ok ? nowMs : before?.okAtMs, notBeforeMs: nowMs + pause, failures },
+    [what]: { okAtMs: ok ? nowMs : before?.okAtMs, notBeforeMs: nowMs + pause, failures, problem },
   };
   const settled = ok && what === "enis";
   return { ...memory, observed, suspectSinceMs: settled ? undefined : memory.suspectSinceMs };

@@ -6,8 +6,20 @@ import type { PoolConfig } from "./state.ts";
 /** Addresses and prefixes that one call may ask for (alicloud-api section 6). */
 export const ADDRESSES_PER_CALL = 10;
 
+/** Below this a whole fleet's looks would use up the account's budget (alicloud-api section 4). */
+const SHORTEST_RECONCILE_MS = 60_000;
+
+/** How old the picture of ENIs and addresses may become; undefined where nothing says so. */
+function reconcileMs(config: EniConfig): number | undefined {
+  const { eniCacheTtlSeconds, ipCacheTtlSeconds, gc, gcIntervalSeconds } = config;
+  const asked = [eniCacheTtlSeconds, ipCacheTtlSeconds, gc ? gcIntervalSeconds : undefined];
+  const given = asked.filter((seconds) => seconds !== undefined);
+  return given.length === 0 ? undefined : Math.max(SHORTEST_RECONCILE_MS, Math.min(...given) * 1000);
+}
+
 /** @param config Clamped to the instance, with the node's annotations applied. */
 export function poolConfigOf(config: EniConfig, stack: IpStack): PoolConfig {
+  const reconcile = reconcileMs(config);
   return {
     minIdle: config.minPoolSize,
     maxIdle: config.maxPoolSize,
@@ -19,6 +31,7 @@ export function poolConfigOf(config: EniConfig, stack: IpStack): PoolConfig {
     reservePercent: config.ipReservePercent,
     preAttach: config.preAttachEniCount,
     vswitchPolicy: config.vswitchSelectionPolicy,
+    ...(reconcile !== undefined && { reconcileMs: reconcile }),
     ...(config.warmup && {
       warmupBatch: Math.min(ADDRESSES_PER_CALL, config.warmupBatchSize),
       warmupIntervalMs: config.warmupIntervalSeconds * 1000,

@@ -4,6 +4,9 @@ import { affordable, type Plan } from "./grow.ts";
 import { lowestIdle, nextRise } from "./idle-window.ts";
 import type { PoolEni, PoolMemory, PoolState } from "./state.ts";
 
+/** A pod that got no address is tried again about as soon. */
+const COME_BACK_MS = 10_000;
+
 /** Adds releases to the plan. Never below the floor, never an address that is not idle, never an ENI with a pod. */
 export function shrink(state: PoolState, memory: PoolMemory, counts: Counts, plan: Plan, nowMs: number): void {
   if (blockOf(state, "all", nowMs) !== undefined) return;
@@ -13,8 +16,11 @@ export function shrink(state: PoolState, memory: PoolMemory, counts: Counts, pla
   again(state, memory, counts, floor, plan, nowMs);
   // What cools will be idle soon: counted as kept, so that a burst of deletions is not answered with calls at once.
   const above = idle - state.config.maxIdle;
-  // More of them come free in a moment: one call for all.
-  const partial = state.memory !== undefined && above < state.config.batch && counts.cooling > 0;
+  // More of them come free in a moment: one call for all. And pods that were sent away a moment ago come back.
+  const backUntilMs = (memory.pressedAtMs ?? Number.NEGATIVE_INFINITY) + COME_BACK_MS;
+  const soon = counts.cooling > 0 || nowMs < backUntilMs;
+  const partial = state.memory !== undefined && above < state.config.batch && soon;
+  if (partial && above > 0 && nowMs < backUntilMs) plan.obstacles.push({ untilMs: backUntilMs, reason: "" });
   let excess = Math.max(partial ? 0 : above, Math.min(unneeded, idle - floor));
   // Without memory there is no telling how long an ENI has been empty: as soon as it is.
   const restedSince = state.memory === undefined ? Number.POSITIVE_INFINITY : nowMs - state.config.idleTtlMs;

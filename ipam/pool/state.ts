@@ -32,6 +32,8 @@ export interface PoolConfig {
   readonly batchWindowMs?: number;
   /** As many waiting pods end the wait (CFG-54). */
   readonly batchSize?: number;
+  /** How old the picture of the node's ENIs may become (CFG-45, CFG-56, CFG-57). Absent: about a quarter of an hour. */
+  readonly reconcileMs?: number;
 }
 
 export interface PoolLimits {
@@ -184,6 +186,8 @@ export interface Observed {
   /** After a failure: not before. */
   readonly notBeforeMs: number;
   readonly failures: number;
+  /** Why the last look brought no answer. */
+  readonly problem?: string | undefined;
 }
 
 export type PoolAction =
