@@ -1,43 +1,32 @@
-/** The agent: start-up, the loop around the decision, and its watchers. */
-import { type FSWatcher, watch } from "node:fs";
-import { createServer, type Server } from "node:http";
+/** The agent: start-up, the loops, the watchers. */
 import { dirname } from "node:path";
-import { NETLINK_ROUTE } from "../../shared/netlink/uapi/netlink.ts";
-import * as R from "../../shared/netlink/uapi/rtnetlink.ts";
-import {
-  AF_NETLINK,
-  LOCK_EX,
-  LOCK_NB,
-  MSG_DONTWAIT,
-  O_CREAT,
-  O_RDWR,
-  SOCK_NONBLOCK,
-  SOCK_RAW,
-} from "../../shared/sys/linux.ts";
-import { openNodeSql, nodeSys as sys, watchFd } from "../../shared/sys/node.ts";
+import { LOCK_EX, LOCK_NB, O_CREAT, O_RDWR } from "../../shared/sys/linux.ts";
+import { nodeSys as sys } from "../../shared/sys/node.ts";
 import { isErrno } from "../../shared/sys/sys.ts";
-import { decide } from "../pool/decide.ts";
-import { listDemand, pruneDemand } from "../store/demand.ts";
-import { setFacts } from "../store/facts.ts";
+import { listEnis } from "../store/enis.ts";
+import { getFact, setFacts } from "../store/facts.ts";
+import { listIntents } from "../store/intents.ts";
 import { readJournal } from "../store/journal.ts";
-import { openStore, type Store } from "../store/open.ts";
+import { maintainStore } from "../store/maintain.ts";
+import { storeNow } from "../store/open.ts";
+import { expireReservations } from "../store/reservations.ts";
 import { inTransaction } from "../store/transaction.ts";
-import { removeOrphans, syncWithCloud } from "./cloud-sync.ts";
-import { type AgentContext, nowMs } from "./context.ts";
+import { type AgentContext, isStoreLost, journal, nowMs } from "./context.ts";
 import { sweepDeadPods } from "./dead-pods.ts";
-import { setUpNode } from "./eni-node.ts";
-import { createExecutor } from "./executor.ts";
-import { type PoolMemory, readPoolState } from "./pool-state.ts";
+import { setUpKnownEnis, setUpNode } from "./eni-node.ts";
+import { createLoop, every } from "./loop.ts";
+import { createPoolWork } from "./pool-work.ts";
 import { repairAndReport } from "./repair.ts";
 import { ensureVpcRoutes } from "./vpc-routes.ts";
 import { openWakeSocket } from "./wake-socket.ts";
+import { watchNetlink, watchStore } from "./watch.ts";
 
-const REPAIR_AFTER_MS = 200;
 const REPAIR_EVERY_MS = 30_000;
 const SWEEP_EVERY_MS = 5000;
 const SWEEP_MIN_AGE_MS = 10_000;
-const CHECKPOINT_EVERY_MS = 2000;
-const STORE_SETTLE_MS = 50;
+const MAINTAIN_EVERY_MS = 1000;
+const ROUTES_EVERY_MS = 900_000;
+const ROUTES_RETRY_MS = 5000;
 
 export interface Agent {
   stop(): void;
@@ -54,33 +43,101 @@ export function lockForAgent(storePath: string): void {
   }
 }
 
-export function openAgentStore(path: string): Store {
-  return openStore({ sys, openSql: openNodeSql }, path);
-}
-
 export interface AgentFacts {
   readonly nodeName: string;
   readonly podCidrs: readonly string[];
   readonly dualStack: boolean;
   readonly node6: string | undefined;
   readonly pick: "most" | "fewest";
+  /** 0 to 1, different on every node. */
+  readonly seed: number;
+  /** The instance type's limits were asked for at this start. */
+  readonly limitsAsked: boolean;
+  /** The store is the one that was there before, whole. */
+  readonly storeKept: boolean;
 }
 
-/** Starts everything; returns once the pool is known to be safe to hand out of. */
-export async function startAgent(
-  ctx: AgentContext,
-  facts: AgentFacts,
-  metricsAddress: string | undefined,
-  reconcileMs: number,
-): Promise<Agent> {
+/**
+ * Starts everything. Makes no call to the cloud by itself: what the store knows is enough to hand out addresses, and what
+ * it does not know the pool's first look brings.
+ */
+export function startAgent(ctx: AgentContext, facts: AgentFacts): Agent {
   const { store, self } = ctx;
-  setUpNode(ctx);
-  const memory: PoolMemory = { surplusSinceMs: undefined, unassignedAt: new Map() };
-  const executor = createExecutor(ctx);
+  const shared = ctx.config.mode === "shared";
+  // Before the facts are this instance's: a disk may have been another one's.
+  const sameInstance = [undefined, self.instanceId].includes(getFact(store.db, "instance_id"));
   const wake = openWakeSocket(`${dirname(store.path)}/agent.sock`, () => loop.soon());
-  const loop = createLoop(() => step());
-  ctx.wake = () => loop.soon();
+  writeFacts(ctx, facts, wake.name);
+  setUpNode(ctx);
+  const linked = setUpKnownEnis(ctx);
+  const known = facts.storeKept && sameInstance && linked && listEnis(store.db).some((e) => e.kind === "shared");
+  const pool = shared
+    ? createPoolWork(ctx, wake, { seed: facts.seed, known, limitsAsked: facts.limitsAsked })
+    : undefined;
+  const observeCni = cniObserver(ctx);
+  const failed = (error: Error) => {
+    if (isStoreLost(error)) ctx.storeLost(error);
+    else ctx.log("error", error.message);
+  };
+  const loop = createLoop(() => {
+    const againAtMs = pool?.step();
+    observeCni();
+    return againAtMs;
+  }, failed);
+  ctx.onWake(loop.soon);
+  const guarded = (work: () => void) => () => {
+    try {
+      work();
+    } catch (error) {
+      failed(error as Error);
+    }
+  };
 
+  pool?.resume();
+  // Watching begins before the first look: what changes during it is seen again.
+  const storeWatch = watchStore(store.path, loop.soon);
+  const stopWatching = watchNetlink(guarded(() => repairAndReport(ctx, "netlink event")));
+  guarded(() => repairAndReport(ctx, "at start"))();
+  loop.soon();
+  const stopRoutes = shared ? () => undefined : keepVpcRoutes(ctx, facts.podCidrs);
+
+  let suspects: Set<string> = new Set();
+  const timers = [
+    every(
+      SWEEP_EVERY_MS,
+      () => {
+        suspects = sweepDeadPods(ctx, suspects, SWEEP_MIN_AGE_MS);
+        for (const r of expireReservations(store.db, nowMs()))
+          journal(ctx, "reservation", "expired", `${r.address} of ${r.podNamespace}/${r.podName}`);
+        loop.soon(); // cool-downs end without anybody saying so
+      },
+      failed,
+    ),
+    every(REPAIR_EVERY_MS, () => repairAndReport(ctx, "periodic check"), failed),
+    every(MAINTAIN_EVERY_MS, () => maintainStore(sys, store, storeNow(sys)), failed),
+  ];
+  const { pool: p, mode } = ctx.config;
+  ctx.log(
+    "info",
+    `ready: ${mode} mode, pool ${p.minIdle} to ${p.maxIdle} idle, instance ${self.instanceId} (${self.instanceType}) in ${self.zone}`,
+    { known, intents: listIntents(store.db).length },
+  );
+  return {
+    stop() {
+      for (const stop of timers) stop();
+      pool?.stop();
+      stopRoutes();
+      stopWatching();
+      storeWatch.close();
+      loop.stop();
+      wake.close();
+    },
+  };
+}
+
+/** What plugins need to know of the node. */
+function writeFacts(ctx: AgentContext, facts: AgentFacts, socket: string): void {
+  const { self, store, config } = ctx;
   inTransaction(store.db, () =>
     setFacts(store.db, {
       instance_id: self.instanceId,
@@ -91,224 +148,45 @@ export async function startAgent(
       node_ip: self.ip,
       node_ip6: facts.node6 ?? "",
       pod_cidrs: JSON.stringify(facts.podCidrs),
-      agent_socket: wake.name,
+      agent_socket: socket,
       eni_pick: facts.pick,
       ip_stack: facts.dualStack ? "dual" : "ipv4",
-      max_pool: String(ctx.config.pool.maxIdle),
-      min_pool: String(ctx.config.pool.minIdle),
+      max_pool: String(config.pool.maxIdle),
+      min_pool: String(config.pool.minIdle),
     }),
   );
-
-  async function step(): Promise<number | undefined> {
-    const now = nowMs();
-    if (ctx.config.mode === "vpc") return undefined;
-    const before = readPoolState(ctx, memory);
-    const decision = decide(before, now);
-    for (const action of decision.actions) {
-      if (action.kind === "unassign") memory.unassignedAt.set(action.eniId, now);
-      void executor.run(action);
-    }
-    tellWaiters(decision.stuck);
-    if (decision.stuck !== undefined) ctx.log("warn", `pods wait for an address: ${decision.stuck}`);
-    reportPool();
-    return decision.againAtMs;
-  }
-
-  /** As many as there are addresses, oldest first; all of them when there will be none. */
-  function tellWaiters(stuck: string | undefined): void {
-    const demand = listDemand(store.db, nowMs());
-    if (demand.length === 0) return;
-    const idle = readPoolState(ctx, memory)
-      .enis.filter((e) => e.state === "ready")
-      .reduce((n, e) => n + e.idle.length, 0);
-    for (const [i, d] of demand.entries()) {
-      if (i < idle) wake.tell(d.waiter);
-      else if (stuck !== undefined) wake.tell(d.waiter, stuck);
-    }
-  }
-
-  let journalSeen = readJournal(store.db, { last: 1 })[0]?.id ?? 0;
-  function reportPool(): void {
-    const { enis } = readPoolState(ctx, memory);
-    const total = enis.reduce((n, e) => n + e.total, 0);
-    const allocated = enis.reduce((n, e) => n + e.allocated, 0);
-    ctx.metrics.observePool({
-      total,
-      allocated,
-      available: total - allocated,
-      enis: enis.length,
-      attached: enis.filter((e) => e.state === "ready").length,
-    });
-    for (const row of readJournal(store.db, { afterId: journalSeen })) {
-      journalSeen = row.id;
-      if (row.actor !== "agent" && row.durationMs !== undefined) ctx.metrics.observeCni(row.op, row.durationMs);
-    }
-  }
-
-  // What is already attached first: pods of before the restart keep their addresses, and nothing is doubled.
-  await executor.resume();
-  if (ctx.config.mode === "shared") await syncWithCloud(ctx);
-  if (ctx.config.mode === "vpc") await ensureVpcRoutes(ctx, facts.podCidrs);
-  // Watching begins before the first look: what changes during it is seen again.
-  const storeWatch = watchStore(store.path, () => loop.soon());
-  const stopWatching = watchNetlink(() => repairAndReport(ctx, "netlink event"), ctx);
-  repairAndReport(ctx, "at start");
-  loop.soon();
-
-  let suspects: Set<string> = new Set();
-  const timers = [
-    every(SWEEP_EVERY_MS, () => {
-      suspects = sweepDeadPods(ctx, suspects, SWEEP_MIN_AGE_MS);
-      inTransaction(store.db, () => pruneDemand(store.db, nowMs()));
-      loop.soon(); // cool-downs end without anybody saying so
-    }),
-    every(REPAIR_EVERY_MS, () => repairAndReport(ctx, "periodic check")),
-    every(CHECKPOINT_EVERY_MS, () => store.db.all("PRAGMA wal_checkpoint(PASSIVE)")),
-    every(reconcileMs, async () => {
-      if (ctx.config.mode === "vpc") return ensureVpcRoutes(ctx, facts.podCidrs);
-      await syncWithCloud(ctx);
-      await removeOrphans(ctx);
-    }),
-  ];
-
-  /** A failure of one turn is told and does not end the agent. */
-  function every(ms: number, work: () => unknown): () => void {
-    const timer = setInterval(async () => {
-      try {
-        await work();
-      } catch (error) {
-        ctx.log("error", `${(error as Error).message}`);
-      }
-    }, ms);
-    return () => clearInterval(timer);
-  }
-
-  const server = metricsAddress === undefined ? undefined : await serveMetrics(ctx, metricsAddress);
-  ctx.log(
-    "info",
-    `ready: ${ctx.config.mode} mode, pool ${ctx.config.pool.minIdle} to ${ctx.config.pool.maxIdle} idle, instance ${self.instanceId} (${self.instanceType}) in ${self.zone}`,
-  );
-  return {
-    stop() {
-      for (const stop of timers) stop();
-      stopWatching();
-      storeWatch.close();
-      loop.stop();
-      wake.close();
-      server?.close();
-    },
-  };
 }
 
-/**
- * Plugins need not say that they took an address: every commit writes the WAL, and inotify says that. Our own writes
- * come back too; a step that changes nothing writes nothing, so that ends by itself.
- */
-function watchStore(path: string, onChange: () => void): FSWatcher {
-  let timer: NodeJS.Timeout | undefined;
-  const watcher = watch(`${path}-wal`, () => {
-    timer ??= setTimeout(() => {
-      timer = undefined;
-      onChange();
-    }, STORE_SETTLE_MS);
-    timer.unref();
-  });
-  watcher.on("error", () => undefined); // the periodic look remains
-  return watcher;
-}
-
-/** Runs `step` when asked, at most one at a time, and again at the moment it names. */
-function createLoop(step: () => Promise<number | undefined>) {
-  let timer: NodeJS.Timeout | undefined;
-  let running = false;
-  let again = false;
-  let stopped = false;
-  async function run(): Promise<void> {
-    if (running) {
-      again = true;
-      return;
-    }
-    running = true;
-    try {
-      const atMs = await step();
-      if (atMs !== undefined) schedule(Math.max(50, atMs - nowMs()));
-    } finally {
-      running = false;
-      if (again && !stopped) {
-        again = false;
-        schedule(0);
-      }
-    }
-  }
-  function schedule(ms: number): void {
-    if (stopped) return;
-    clearTimeout(timer);
-    timer = setTimeout(() => void run(), ms);
-  }
-  return {
-    /** Several wake-ups within a few milliseconds are one: pods of a burst come together. */
-    soon: () => schedule(5),
-    stop() {
-      stopped = true;
-      clearTimeout(timer);
-    },
-  };
-}
-
-const WATCHED =
-  R.RTMGRP_LINK |
-  R.RTMGRP_IPV4_ROUTE |
-  R.RTMGRP_IPV4_RULE |
-  R.RTMGRP_IPV6_ROUTE |
-  R.RTMGRP_IPV6_RULE |
-  R.RTMGRP_IPV4_NETCONF |
-  R.RTMGRP_IPV6_NETCONF |
-  R.RTMGRP_NEIGH;
-
-/** Calls `onChange` soon after anything changed in links, routes or rules; what changed is found by comparing. */
-function watchNetlink(onChange: () => void, ctx: AgentContext): () => void {
-  const fd = sys.socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK, NETLINK_ROUTE);
-  sys.bindNetlink(fd, WATCHED);
-  const buffer = new Uint8Array(64 << 10);
-  let timer: NodeJS.Timeout | undefined;
-  const stop = watchFd(fd, () => {
-    for (;;) {
-      try {
-        sys.recv(fd, buffer, MSG_DONTWAIT);
-      } catch (error) {
-        if (isErrno(error, "ENOBUFS")) continue; // events were lost: comparing finds them all the same
-        break;
-      }
-    }
-    // Not put off by further events: under churn it still runs every REPAIR_AFTER_MS.
-    timer ??= setTimeout(() => {
-      timer = undefined;
-      try {
-        onChange();
-      } catch (error) {
-        ctx.log("error", `repair: ${(error as Error).message}`);
-      }
-    }, REPAIR_AFTER_MS);
-  });
+/** Feeds the durations of CNI operations, which plugins write into the journal, to the metrics. */
+function cniObserver({ store, metrics }: AgentContext): () => void {
+  let seen = readJournal(store.db, { last: 1 })[0]?.id ?? 0;
   return () => {
-    clearTimeout(timer);
-    stop();
-    sys.close(fd);
+    for (const row of readJournal(store.db, { afterId: seen })) {
+      seen = row.id;
+      if (row.actor !== "agent" && row.durationMs !== undefined) metrics.observeCni(row.op, row.durationMs);
+    }
   };
 }
 
-function serveMetrics(ctx: AgentContext, address: string): Promise<Server> {
-  const [host = "127.0.0.1", port = "9191"] = address.split(":");
-  const server = createServer(async (request, response) => {
-    if (request.url === "/healthz") {
-      response.end("ok\n");
-      return;
+/** VPC mode: at start, and now and then. @returns What ends it. */
+function keepVpcRoutes(ctx: AgentContext, podCidrs: readonly string[]): () => void {
+  let timer: NodeJS.Timeout | undefined;
+  let stopped = false;
+  const run = async () => {
+    let next = ROUTES_EVERY_MS * (0.85 + 0.3 * Math.random());
+    try {
+      await ensureVpcRoutes(ctx, podCidrs);
+    } catch (error) {
+      if (stopped) return;
+      if (isStoreLost(error)) return ctx.storeLost(error);
+      ctx.log("error", `the VPC's route to this node's pods: ${(error as Error).message}`);
+      next = ROUTES_RETRY_MS * (1 + Math.random());
     }
-    response.setHeader("content-type", ctx.metrics.registry.contentType);
-    response.end(await ctx.metrics.registry.metrics());
-  });
-  return new Promise((resolve, reject) => {
-    server.once("error", reject);
-    server.listen(Number(port), host, () => resolve(server));
-  });
+    if (!stopped) timer = setTimeout(run, next);
+  };
+  void run();
+  return () => {
+    stopped = true;
+    clearTimeout(timer);
+  };
 }

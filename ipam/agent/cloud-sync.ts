@@ -4,23 +4,32 @@ import { lastOf, parseCidr } from "../../shared/net/cidr.ts";
 import { addToIp, formatIp } from "../../shared/net/ip.ts";
 import type { CloudEni, CloudVSwitch } from "../cloud/cloud-api.ts";
 import { forgetAddresses, syncAddresses } from "../store/addresses.ts";
-import { listEnis, type NewEni, removeEni, setEniState, upsertEni } from "../store/enis.ts";
+import { getEni, listEnis, type NewEni, removeEni, setEniState, upsertEni } from "../store/enis.ts";
 import { listIntents } from "../store/intents.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, journal, nowMs } from "./context.ts";
-import { findEniLink, readLinks, setUpEni, waitForLink } from "./eni-node.ts";
+import { setUpEni, waitForLink } from "./eni-node.ts";
 import { TAG_CREATOR, TAG_NODE } from "./settings.ts";
 
 const DEFAULT_MTU = 1500;
-const vswitchCache = new Map<string, CloudVSwitch>();
+const vswitchCache = new Map<string, { readonly vswitch: CloudVSwitch; readonly atMs: number }>();
 
-/** CIDRs of a vSwitch do not change: asked once. */
-export async function vswitchOf(ctx: Pick<AgentContext, "cloud">, id: string): Promise<CloudVSwitch> {
+/** What does not change of a vSwitch, or hardly: CIDRs and route table (CFG-58). */
+export async function vswitchOf(ctx: Pick<AgentContext, "cloud" | "config">, id: string): Promise<CloudVSwitch> {
   const known = vswitchCache.get(id);
-  if (known !== undefined) return known;
-  const [found] = await ctx.cloud.describeVSwitches([id]);
+  if (known !== undefined && nowMs() - known.atMs < ctx.config.vswitchCacheTtlMs) return known.vswitch;
+  const [found] = await lookAtVSwitches(ctx, [id]);
   if (found === undefined) throw new Error(`vSwitch ${id} does not exist: correct vswitches in eni_conf`);
-  vswitchCache.set(id, found);
+  return found;
+}
+
+/** Asks the cloud, and remembers. */
+export async function lookAtVSwitches(
+  ctx: Pick<AgentContext, "cloud">,
+  ids: readonly string[],
+): Promise<readonly CloudVSwitch[]> {
+  const found = await ctx.cloud.describeVSwitches(ids);
+  for (const vswitch of found) vswitchCache.set(vswitch.id, { vswitch, atMs: nowMs() });
   return found;
 }
 
@@ -66,7 +75,7 @@ export async function adoptEni(ctx: AgentContext, eni: CloudEni, state: "attachi
 export async function putIntoService(ctx: AgentContext, eni: CloudEni): Promise<boolean> {
   await adoptEni(ctx, eni, "attaching");
   const link = await waitForLink(eni.mac);
-  const record = listEnis(ctx.store.db).find((e) => e.id === eni.id);
+  const record = getEni(ctx.store.db, eni.id);
   if (link === undefined || record === undefined) {
     ctx.log(
       "error",
@@ -79,40 +88,55 @@ export async function putIntoService(ctx: AgentContext, eni: CloudEni): Promise<
   return true;
 }
 
+/** An answer may be older than this when it arrives, and what was just changed may be missing in it. */
+const SETTLE_MS = 5000;
+
 /**
  * Compares store and cloud. One describe call. On doubt nothing is released: an address that a container holds stays in
- * the store whatever the cloud says, and is only reported.
+ * the store whatever the cloud says, and is only reported. An ENI that changed while the cloud was asked is left alone:
+ * the answer may be of before, and what it lists be somebody else's by now.
  */
 export async function syncWithCloud(ctx: AgentContext): Promise<void> {
-  const listed = (await ctx.cloud.describeInstanceEnis(ctx.self.instanceId)).filter((e) =>
-    isOurs(e, ctx.self.instanceId),
+  const { store } = ctx;
+  const askedMs = nowMs();
+  const before = listIntents(store.db);
+  const mine = (await ctx.cloud.findEnisByTags({ [TAG_CREATOR]: "terway", [TAG_NODE]: ctx.self.instanceId })).filter(
+    (e) => isOurs(e, ctx.self.instanceId),
   );
-  const busy = new Set(listIntents(ctx.store.db).flatMap((i) => i.eniId ?? []));
-  const links = readLinks();
-  for (const eni of listed) {
-    if (busy.has(eni.id) || eni.status !== "InUse") continue;
-    const known = listEnis(ctx.store.db).find((e) => e.id === eni.id);
+  /** Looked at anew before every step: others go on while this one waits. */
+  const isSettled = (eniId: string) =>
+    ![...before, ...listIntents(store.db)].some((i) => i.eniId === eniId) &&
+    (ctx.lately.changed.get(eniId) ?? Number.NEGATIVE_INFINITY) < askedMs - SETTLE_MS;
+  /** A create whose answer is not here yet may have made any of those that are not known. */
+  const creating = () => [...before, ...listIntents(store.db)].some((i) => i.kind === "create-eni");
+
+  const attached = mine.filter((e) => e.instanceId === ctx.self.instanceId);
+  for (const eni of attached) {
+    if (eni.status !== "InUse" || !isSettled(eni.id)) continue;
+    const known = getEni(store.db, eni.id);
+    if (known === undefined && creating()) continue;
     if (known === undefined || known.state === "attaching" || known.state === "lost") {
       ctx.log("info", `ENI ${eni.id} is taken into service: the cloud says that it is attached`);
       await putIntoService(ctx, eni);
-      continue;
+    } else {
+      reportDifferences(ctx, eni);
     }
-    reportDifferences(ctx, eni);
-    const link = findEniLink(links, eni.mac);
-    if (known.state === "ready" && link !== undefined && known.preparedBoot !== ctx.store.bootId)
-      setUpEni(ctx, known, link);
   }
-  const attached = new Set(listed.map((e) => e.id));
-  for (const eni of listEnis(ctx.store.db)) {
-    if (attached.has(eni.id) || busy.has(eni.id) || eni.kind !== "shared") continue;
+  const listed = new Set(attached.map((e) => e.id));
+  for (const eni of listEnis(store.db)) {
+    if (listed.has(eni.id) || eni.kind !== "shared" || !isSettled(eni.id)) continue;
     // The list is eventually consistent: only the answer about the one named object counts.
     const now = await ctx.cloud.describeEni(eni.id);
-    if (now?.instanceId === ctx.self.instanceId) continue;
-    const left = inTransaction(ctx.store.db, () => removeEni(ctx.store.db, eni.id));
+    if (now?.instanceId === ctx.self.instanceId || !isSettled(eni.id)) continue;
+    const left = inTransaction(store.db, () => removeEni(store.db, eni.id));
     const what = `ENI ${eni.id} is not on this instance any more (${now === undefined ? "it does not exist" : now.status})`;
     ctx.log("warn", left === "lost" ? `${what}: its pods have no network` : what);
     journal(ctx, "sync", left === "lost" ? "ENI lost with pods on it" : "ok", what);
   }
+  await removeOrphans(
+    ctx,
+    creating() ? [] : mine.filter((e) => e.status === "Available" && isSettled(e.id) && !getEni(store.db, e.id)),
+  );
 }
 
 function reportDifferences(ctx: AgentContext, eni: CloudEni): void {
@@ -137,17 +161,17 @@ function reportDifferences(ctx: AgentContext, eni: CloudEni): void {
   }
 }
 
-/** ENIs that we made for this node and that are attached nowhere: left by an agent that died. */
-export async function removeOrphans(ctx: AgentContext): Promise<void> {
-  const mine = await ctx.cloud.findEnisByTags({ [TAG_CREATOR]: "terway", [TAG_NODE]: ctx.self.instanceId });
-  const intents = listIntents(ctx.store.db);
-  const known = new Set([...listEnis(ctx.store.db).map((e) => e.id), ...intents.flatMap((i) => i.eniId ?? [])]);
-  // A create whose answer never came may have made one of these: that intent will find it by its token.
-  if (intents.some((i) => i.kind === "create-eni")) return;
-  for (const eni of mine) {
-    if (eni.status !== "Available" || known.has(eni.id)) continue;
-    ctx.log("warn", `ENI ${eni.id} of this node is attached nowhere and nobody waits for it: it is deleted`);
-    await ctx.cloud.deleteEni(eni.id);
-    journal(ctx, "delete-eni", "ok", `${eni.id} (orphan)`);
+/** ENIs that we made for this node, that are attached nowhere and nobody waits for: left by an agent that died. */
+async function removeOrphans(ctx: AgentContext, orphans: readonly CloudEni[]): Promise<void> {
+  const since = ctx.lately.orphaned;
+  for (const id of since.keys()) if (!orphans.some((e) => e.id === id)) since.delete(id);
+  for (const { id } of orphans) {
+    const seenMs = since.get(id) ?? nowMs();
+    since.set(id, seenMs);
+    if (nowMs() - seenMs < ctx.config.orphanTtlMs) continue;
+    ctx.log("warn", `ENI ${id} of this node is attached nowhere and nobody waits for it: it is deleted`);
+    await ctx.cloud.deleteEni(id);
+    since.delete(id);
+    journal(ctx, "delete-eni", "ok", `${id} (orphan)`);
   }
 }

@@ -3,35 +3,64 @@ import { CLOCK_BOOTTIME, CLOCK_REALTIME } from "../../shared/sys/linux.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import type { CloudApi, InstanceLimits } from "../cloud/cloud-api.ts";
 import type { Self } from "../cloud/metadata.ts";
-import type { Inhibition, PoolConfig } from "../pool/decide.ts";
+import type { Budget, PoolAction, PoolConfig, PoolLimits } from "../pool/decide.ts";
 import { appendJournal } from "../store/journal.ts";
-import type { Store } from "../store/open.ts";
+import { isDamage, type Store, StoreReplacedError } from "../store/open.ts";
 import { inTransaction } from "../store/transaction.ts";
 import type { AgentMetrics } from "./metrics.ts";
 
+/** The configuration, as far as this instance can follow it. */
 export interface AgentConfig {
   readonly pool: PoolConfig;
+  readonly limits: PoolLimits;
   readonly vswitchIds: readonly string[];
   readonly securityGroups: readonly string[];
   readonly eniTags: Readonly<Record<string, string>>;
   readonly mode: "shared" | "vpc";
   readonly orphanTtlMs: number;
+  readonly vswitchCacheTtlMs: number;
+}
+
+/** What happened to ENIs lately, by id, in milliseconds of {@link nowMs}. Lost with the process, which does no harm. */
+export interface Lately {
+  /** The last call that changed it ended. */
+  readonly changed: Map<string, number>;
+  /** It gave addresses back. */
+  readonly unassigned: Map<string, number>;
+  /** First seen attached nowhere, with nobody who waits for it. */
+  readonly orphaned: Map<string, number>;
+}
+
+export function emptyLately(): Lately {
+  return { changed: new Map(), unassigned: new Map(), orphaned: new Map() };
 }
 
 export interface AgentContext {
   readonly store: Store;
   readonly cloud: CloudApi;
   readonly self: Self;
-  readonly limits: InstanceLimits;
+  /** In force now; an answer about the instance type may change it. */
   readonly config: AgentConfig;
   readonly metrics: AgentMetrics;
-  readonly inhibitions: Record<string, Inhibition>;
+  readonly lately: Lately;
+  /** What our own brake allows at the moment. */
+  budgets(nowMs: number): Readonly<Partial<Record<PoolAction["kind"], Budget>>>;
+  /** The instance type's limits, asked again. */
+  relimit(limits: InstanceLimits): void;
   /** A line for the operator, once for each change of what it says. */
   log(level: "info" | "warn" | "error", msg: string, fields?: Readonly<Record<string, unknown>>): void;
   /** Asks for another decision soon. */
   wake(): void;
+  /** Who decides. */
+  onWake(soon: () => void): void;
+  /** The store is damaged, or is another file by now: the program starts anew. */
+  storeLost(error: unknown): never;
   /** Tests kill the process at named points. */
   reached(point: string): void;
+}
+
+export function isStoreLost(error: unknown): boolean {
+  return error instanceof StoreReplacedError || isDamage(error);
 }
 
 export function nowMs(): number {

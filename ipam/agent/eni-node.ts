@@ -7,7 +7,7 @@ import { getLink, type Link, parseLink } from "../../shared/netlink/rtnl/link.ts
 import { openNetlink } from "../../shared/netlink/socket.ts";
 import { writeSysctl } from "../../shared/netlink/sysctl.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
-import { type Eni, setEniLink } from "../store/enis.ts";
+import { type Eni, listEnis, setEniLink } from "../store/enis.ts";
 import { getFacts, setFacts } from "../store/facts.ts";
 import { inTransaction } from "../store/transaction.ts";
 import type { AgentContext } from "./context.ts";
@@ -62,6 +62,21 @@ export function setUpEni(ctx: AgentContext, eni: Eni, link: Link): void {
 export function nodeIpsOf(ctx: Pick<AgentContext, "store" | "self">): string[] {
   const { node_ip6: six } = getFacts(ctx.store.db);
   return [ctx.self.ip, ...(six ? [six] : [])];
+}
+
+/**
+ * Sets up the ENIs in service that are not yet so in this boot of the node: no cloud call is needed for that.
+ *
+ * @returns Whether every one of them has its link.
+ */
+export function setUpKnownEnis(ctx: AgentContext): boolean {
+  const links = readLinks();
+  const inService = listEnis(ctx.store.db).filter((e) => e.kind === "shared" && e.state === "ready");
+  for (const eni of inService) {
+    const link = findEniLink(links, eni.mac);
+    if (link !== undefined && eni.preparedBoot !== ctx.store.bootId) setUpEni(ctx, eni, link);
+  }
+  return inService.every((e) => findEniLink(links, e.mac) !== undefined);
 }
 
 /** What forwarding between pods and ENIs needs of the node, and nothing more. */

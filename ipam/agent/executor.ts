@@ -1,26 +1,42 @@
 /**
- * Carries out the pool's actions. Each writes its intent to disk, asks the cloud, and records the outcome in one
- * transaction with the intent's end. Killed at any point, `resume` goes on from the intent: with the same ClientToken
- * where the API takes one, by looking where it does not.
+ * Carries out the pool's actions. What an action does to the store and the intent to ask the cloud are one durable
+ * transaction; the outcome is one with the intent's end. Killed at any point, `resume` goes on from the intent: with the
+ * same ClientToken where the API takes one, by looking where it does not.
  */
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+import type { CloudErrorClass } from "../cloud/classify.ts";
 import { type CloudEni, CloudError } from "../cloud/cloud-api.ts";
 import type { PoolAction } from "../pool/decide.ts";
-import { blockedBy } from "../pool/inhibit.ts";
+import type { Failure } from "../pool/inhibit.ts";
 import { addAddress, forgetAddresses, listAddresses, markReleasing, unmarkReleasing } from "../store/addresses.ts";
 import { beginDetach, getEni, removeEni, setEniState } from "../store/enis.ts";
-import { dropIntent, type Intent, listIntents, putIntent } from "../store/intents.ts";
-import { inTransaction } from "../store/transaction.ts";
-import { adoptEni, putIntoService } from "./cloud-sync.ts";
-import { type AgentContext, journal, nowMs, wallMs } from "./context.ts";
+import { dropIntent, type Intent, listIntents, putIntent, recordIntent } from "../store/intents.ts";
+import { inDurableTransaction, inTransaction } from "../store/transaction.ts";
+import { type AgentContext, isStoreLost, journal, nowMs, wallMs } from "./context.ts";
+import { actionOf, intentKindOf } from "./intent-action.ts";
 import { TAG_CREATOR, TAG_NODE } from "./settings.ts";
 
 const POLL_MS = [200, 300, 500, 1000, 2000, 3000];
 const POLL_TRIES = 30;
+const RETRY_MS = 500;
+const LONGEST_RETRY_MS = 600_000;
 
-interface CreatePayload {
-  readonly action: Extract<PoolAction, { kind: "create" }>;
+/** Refusals of an attachment that no repetition mends: the ENI is deleted again. */
+const NEVER_ATTACHES: ReadonlySet<CloudErrorClass> = new Set(["eni-limit", "config", "quota", "not-ours", "bug"]);
+
+type Create = Extract<PoolAction, { kind: "create" }>;
+type Assign = Extract<PoolAction, { kind: "assign" }>;
+type Unassign = Extract<PoolAction, { kind: "unassign" }>;
+
+/** What the executor needs besides cloud and store. */
+export interface ExecutorDeps {
+  /** Puts an ENI that is attached nowhere yet into the store. */
+  adopt(eni: CloudEni): Promise<void>;
+  /** The ENI is attached: sets up the node's side and hands its addresses out. @returns false when it cannot be used. */
+  putIntoService(eni: CloudEni): Promise<boolean>;
+  /** Told of every try. @returns Until when such an action is not to be tried again, if anything says so. */
+  outcome(action: PoolAction, failure: Failure | undefined): number | undefined;
 }
 
 export interface Executor {
@@ -28,29 +44,39 @@ export interface Executor {
   run(action: PoolAction): Promise<void>;
   /** Goes on with what a former agent left. */
   resume(): Promise<void>;
+  /** No further tries. A call that is under way ends by itself. */
+  stop(): void;
 }
 
-export function createExecutor(ctx: AgentContext): Executor {
-  const { cloud, self, store } = ctx;
-  let failuresInARow = 0;
+type ExecutorContext = Pick<
+  AgentContext,
+  "store" | "cloud" | "self" | "config" | "metrics" | "lately" | "log" | "wake" | "storeLost" | "reached"
+>;
 
-  function intentOf(kind: Intent["kind"], eniId: string | undefined, payload: unknown): Intent {
+export function createExecutor(ctx: ExecutorContext, deps: ExecutorDeps): Executor {
+  const { cloud, self, store } = ctx;
+  const { db } = store;
+  const tries = new Map<string, number>();
+  const timers = new Set<NodeJS.Timeout>();
+  let stopped = false;
+
+  function intentOf(action: PoolAction): Intent {
     return {
       id: randomUUID(),
-      kind,
-      eniId,
+      kind: intentKindOf(action),
+      eniId: action.kind === "create" ? undefined : action.eniId,
       clientToken: randomUUID(),
-      payload: JSON.stringify(payload),
+      payload: JSON.stringify(action),
       step: "asked",
       sinceMs: nowMs(),
     };
   }
 
-  const save = (intent: Intent): Intent => {
-    putIntent(store.db, intent, wallMs());
+  function save(intent: Intent): Intent {
+    putIntent(db, intent, wallMs());
     ctx.reached(`${intent.kind}:${intent.step}`);
     return intent;
-  };
+  }
 
   /** Waits until the ENI is in one of the states; undefined when it does not exist (any more). */
   async function waitForStatus(eniId: string, states: readonly string[]): Promise<CloudEni | undefined> {
@@ -59,26 +85,18 @@ export function createExecutor(ctx: AgentContext): Executor {
       const eni = await cloud.describeEni(eniId);
       if (eni === undefined || states.includes(eni.status)) return eni;
     }
-    throw new CloudError({
-      action: "DescribeNetworkInterfaces",
-      code: "StateTimeout",
-      class: "retry",
-      requestId: "",
-      message: `ENI ${eniId} did not become ${states.join(" or ")}`,
-      retryAfterMs: undefined,
-    });
+    throw stateError("DescribeNetworkInterfaces", "StateTimeout", `ENI ${eniId} did not become ${states.join(" or ")}`);
   }
 
   // ---- create: create → attach → link → in service ----
 
-  async function create(intent: Intent): Promise<void> {
-    const { action } = JSON.parse(intent.payload) as CreatePayload;
+  async function create(intent: Intent, action: Create): Promise<void> {
     const started = performance.now();
-    let current = intent;
-    if (current.eniId === undefined) {
-      const eni = await cloud.createEni({
+    let { eniId } = intent;
+    if (eniId === undefined) {
+      const made = await cloud.createEni({
         vswitchId: action.vswitchId,
-        securityGroups: ctx.config.securityGroups,
+        securityGroups: action.only?.securityGroups ?? ctx.config.securityGroups,
         count4: action.count,
         count6: ctx.config.pool.dualStack ? action.count : 0,
         tags: { ...ctx.config.eniTags, [TAG_CREATOR]: "terway", [TAG_NODE]: self.instanceId },
@@ -86,24 +104,25 @@ export function createExecutor(ctx: AgentContext): Executor {
         clientToken: intent.clientToken ?? "",
       });
       ctx.reached("create-eni:created");
-      await adoptEni(ctx, eni, "attaching"); // decisions from now on see its slot taken and its addresses coming
-      current = save({ ...current, eniId: eni.id, step: "created" });
+      eniId = made.id;
+      await deps.adopt(made); // decisions from now on see its slot taken and its addresses coming
+      save({ ...intent, eniId, step: "made" });
     }
-    const eniId = current.eniId ?? "";
+    try {
+      await attach(intent, eniId, action, started);
+    } finally {
+      ctx.lately.changed.set(eniId, nowMs());
+    }
+  }
+
+  async function attach(intent: Intent, eniId: string, action: Create, started: number): Promise<void> {
     let eni = await cloud.describeEni(eniId);
-    if (eni === undefined) {
-      // Somebody deleted it: the pool decides anew.
-      inTransaction(store.db, () => {
-        if (getEni(store.db, eniId) !== undefined) removeEni(store.db, eniId);
-        dropIntent(store.db, intent.id);
-      });
-      return;
-    }
+    if (eni === undefined) return forget(eniId, intent.id); // somebody deleted it: the pool decides anew
     if (eni.status === "Available") {
       try {
         await cloud.attachEni(eniId, self.instanceId);
       } catch (error) {
-        if (error instanceof CloudError && error.class === "eni-limit") await discard(eniId, intent.id);
+        if (error instanceof CloudError && NEVER_ATTACHES.has(error.class)) await discard(eniId, intent.id);
         throw error;
       }
       ctx.reached("create-eni:attach-asked");
@@ -112,267 +131,290 @@ export function createExecutor(ctx: AgentContext): Executor {
     if (eni?.status !== "InUse" || eni.instanceId !== self.instanceId) {
       // A failed attach shows as a return to Available.
       await discard(eniId, intent.id);
-      throw new CloudError({
-        action: "AttachNetworkInterface",
-        code: "AttachFailed",
-        class: "retry",
-        requestId: "",
-        message: `ENI ${eniId} went back to ${eni?.status ?? "nothing"}`,
-        retryAfterMs: undefined,
-      });
-    }
-    ctx.reached("create-eni:attached");
-    const inService = await putIntoService(ctx, eni);
-    ctx.reached("create-eni:in-service");
-    inTransaction(store.db, () => dropIntent(store.db, intent.id));
-    if (!inService) {
-      const removal = beginRemove(eniId);
-      if (removal) await guarded("remove", "", removal, () => finishRemove(removal));
-    } else {
-      ctx.metrics.observeEniCreate(performance.now() - started);
-      journal(
-        ctx,
-        "create-eni",
-        "ok",
-        `${eniId} with ${action.count} addresses from ${action.vswitchId}`,
-        performance.now() - started,
+      throw stateError(
+        "AttachNetworkInterface",
+        "AttachFailed",
+        `ENI ${eniId} went back to ${eni?.status ?? "nothing"}`,
       );
     }
+    ctx.reached("create-eni:attached");
+    const usable = await deps.putIntoService(eni);
+    ctx.reached("create-eni:in-service");
+    inTransaction(db, () => dropIntent(db, intent.id));
+    if (!usable) {
+      void run({ kind: "remove", eniId });
+      return;
+    }
+    ctx.metrics.observeEniCreate(performance.now() - started);
+    const detail = `${eniId} with ${action.count} addresses from ${action.vswitchId}`;
+    journal(ctx, "create-eni", "ok", detail, performance.now() - started);
   }
 
   /** Deletes an ENI that could not be attached. */
   async function discard(eniId: string, intentId: string): Promise<void> {
-    await ignoring(["gone"], () => cloud.deleteEni(eniId));
-    inTransaction(store.db, () => {
-      if (getEni(store.db, eniId) !== undefined) removeEni(store.db, eniId);
-      dropIntent(store.db, intentId);
-    });
+    await ignoringGone(() => cloud.deleteEni(eniId));
+    forget(eniId, intentId);
     journal(ctx, "create-eni", "given up", `${eniId} was deleted again: it could not be attached`);
+  }
+
+  function forget(eniId: string, intentId: string): void {
+    inTransaction(db, () => {
+      if (getEni(db, eniId) !== undefined) removeEni(db, eniId);
+      dropIntent(db, intentId);
+    });
   }
 
   // ---- assign ----
 
-  async function assign(intent: Intent): Promise<void> {
-    const { eniId, count } = JSON.parse(intent.payload) as { eniId: string; count: number };
+  async function assign(intent: Intent, { eniId, count, family }: Assign): Promise<void> {
     const started = performance.now();
-    const four = await cloud.assign(eniId, count, intent.clientToken ?? "");
-    const six = ctx.config.pool.dualStack ? await cloud.assign6(eniId, count, `${intent.clientToken}6`) : [];
+    const token = intent.clientToken ?? "";
+    const wants6 = family === 6 || (family === undefined && ctx.config.pool.dualStack);
+    const four = family === 6 ? [] : await cloud.assign(eniId, count, token);
+    // The other family may be refused: these are ours all the same.
+    if (wants6) inTransaction(db, () => addAll(eniId, four));
+    const six = wants6 ? await cloud.assign6(eniId, count, `${token}6`) : [];
     ctx.reached("assign:done");
-    inTransaction(store.db, () => {
-      for (const address of [...four, ...six]) addAddress(store.db, eniId, address, nowMs());
-      dropIntent(store.db, intent.id);
+    inTransaction(db, () => {
+      addAll(eniId, [...four, ...six]);
+      dropIntent(db, intent.id);
     });
     journal(ctx, "assign", "ok", `${eniId}: ${[...four, ...six].join(" ")}`, performance.now() - started);
   }
 
-  // ---- unassign ----
-
-  async function unassign(intent: Intent): Promise<void> {
-    const { eniId, addresses } = JSON.parse(intent.payload) as { eniId: string; addresses: string[] };
-    // The API refuses all of them if one is gone: ask for what is there.
-    const eni = await cloud.describeEni(eniId);
-    const there = new Set([...(eni?.ips4 ?? []), ...(eni?.ips6 ?? [])]);
-    const four = addresses.filter((a) => there.has(a) && !a.includes(":"));
-    const six = addresses.filter((a) => there.has(a) && a.includes(":"));
-    if (four.length > 0) await ignoring(["gone"], () => cloud.unassign(eniId, four));
-    if (six.length > 0) await ignoring(["gone"], () => cloud.unassign6(eniId, six));
-    ctx.reached("unassign:done");
-    inTransaction(store.db, () => {
-      forgetAddresses(store.db, addresses);
-      dropIntent(store.db, intent.id);
-    });
-    journal(ctx, "unassign", "ok", `${eniId}: ${addresses.join(" ")}`);
+  function addAll(eniId: string, addresses: readonly string[]): void {
+    for (const address of addresses) addAddress(db, eniId, address, nowMs());
   }
 
-  function beginUnassign(action: Extract<PoolAction, { kind: "unassign" }>): Intent | undefined {
-    const now = nowMs();
-    const companions = ctx.config.pool.dualStack
-      ? listAddresses(store.db, action.eniId)
-          .filter((a) => a.family === 6 && a.state === "idle" && a.coolUntilMs <= now)
-          .slice(0, action.addresses.length)
-          .map((a) => a.address)
-      : [];
-    const intent = intentOf("unassign", action.eniId, {
-      eniId: action.eniId,
-      addresses: [...action.addresses, ...companions],
-    });
-    save(intent); // before the addresses are marked: marked ones without an intent would be nobody's
-    const marked = inTransaction(store.db, () => markReleasing(store.db, [...action.addresses, ...companions], now));
-    ctx.reached("unassign:marked");
-    if (marked.length === 0) {
-      inTransaction(store.db, () => dropIntent(store.db, intent.id));
-      return undefined;
+  // ---- unassign ----
+
+  async function unassign(intent: Intent, { eniId, addresses }: Unassign): Promise<void> {
+    // Only what is still marked: nothing that a pod could have.
+    const marked = new Set(
+      listAddresses(db, eniId)
+        .filter((a) => a.state === "releasing")
+        .map((a) => a.address),
+    );
+    const going = addresses.filter((a) => marked.has(a));
+    try {
+      await giveBack(eniId, going);
+    } catch (error) {
+      if (!(error instanceof CloudError && error.class === "gone")) throw error;
+      // The API refuses all of them if one is gone: ask for what is there.
+      const eni = await cloud.describeEni(eniId);
+      const there = new Set([...(eni?.ips4 ?? []), ...(eni?.ips6 ?? [])]);
+      await ignoringGone(() =>
+        giveBack(
+          eniId,
+          going.filter((a) => there.has(a)),
+        ),
+      );
     }
-    // Pods took some of them in between: those are not given back.
-    return save({ ...intent, payload: JSON.stringify({ eniId: action.eniId, addresses: marked }), step: "marked" });
+    ctx.reached("unassign:done");
+    inTransaction(db, () => {
+      forgetAddresses(db, going);
+      dropIntent(db, intent.id);
+    });
+    journal(ctx, "unassign", "ok", `${eniId}: ${going.join(" ")}`);
+  }
+
+  async function giveBack(eniId: string, addresses: readonly string[]): Promise<void> {
+    const six = addresses.filter((a) => a.includes(":"));
+    const four = addresses.filter((a) => !a.includes(":"));
+    if (four.length > 0) await cloud.unassign(eniId, four);
+    if (six.length > 0) await cloud.unassign6(eniId, six);
   }
 
   // ---- remove: detach → delete ----
 
-  function beginRemove(eniId: string): Intent | undefined {
-    const intent = save(intentOf("detach-eni", eniId, { eniId }));
-    const begun = inTransaction(store.db, () => {
-      const outcome = beginDetach(store.db, eniId, nowMs());
-      if (outcome.kind === "in-use") dropIntent(store.db, intent.id); // a pod was faster
-      return outcome;
-    });
-    ctx.reached("detach-eni:marked");
-    return begun.kind === "in-use" ? undefined : intent;
-  }
-
-  async function finishRemove(intent: Intent): Promise<void> {
-    const eniId = intent.eniId ?? "";
+  async function remove(intent: Intent, eniId: string): Promise<void> {
     let eni = await cloud.describeEni(eniId);
-    if (eni?.status === "InUse") {
-      await ignoring(["gone"], () => cloud.detachEni(eniId, self.instanceId));
-      ctx.reached("detach-eni:asked");
-      eni = await waitForStatus(eniId, ["Available"]);
-    } else if (eni?.status === "Detaching" || eni?.status === "Attaching") {
-      eni = await waitForStatus(eniId, ["Available", "InUse"]);
-    }
-    if (eni?.status === "Available") await ignoring(["gone"], () => cloud.deleteEni(eniId));
+    if (eni?.status === "Attaching") eni = await waitForStatus(eniId, ["Available", "InUse"]);
+    if (eni?.status === "InUse" && eni.instanceId === self.instanceId)
+      await ignoringGone(() => cloud.detachEni(eniId, self.instanceId));
+    // From here on there is no way back into service.
+    save({ ...intent, step: "detached" });
+    if (eni !== undefined && eni.status !== "Available") eni = await waitForStatus(eniId, ["Available"]);
+    if (eni?.status === "Available") await ignoringGone(() => cloud.deleteEni(eniId));
     ctx.reached("detach-eni:deleted");
-    inTransaction(store.db, () => {
-      if (getEni(store.db, eniId) !== undefined) removeEni(store.db, eniId);
-      dropIntent(store.db, intent.id);
-    });
+    forget(eniId, intent.id);
     journal(ctx, "delete-eni", "ok", eniId);
   }
 
-  async function ignoring(classes: readonly string[], work: () => Promise<unknown>): Promise<void> {
+  async function ignoringGone(work: () => Promise<unknown>): Promise<void> {
     try {
       await work();
     } catch (error) {
-      if (!(error instanceof CloudError && classes.includes(error.class))) throw error;
+      if (!(error instanceof CloudError && error.class === "gone")) throw error;
+    }
+  }
+
+  // ---- beginning ----
+
+  /**
+   * Marks in the store what the action takes away. Inside a transaction.
+   *
+   * @returns What can be done of it; undefined when a pod was faster.
+   */
+  function claim(action: PoolAction, now: number): PoolAction | undefined {
+    if (action.kind === "unassign") {
+      const addresses = markReleasing(db, action.addresses, now);
+      return addresses.length === 0 ? undefined : { ...action, addresses };
+    }
+    if (action.kind === "remove") {
+      // In the vSwitch an address that cools down would be somebody else's at once.
+      const cooling = listAddresses(db, action.eniId).some((a) => a.state === "idle" && a.coolUntilMs > now);
+      return !cooling && beginDetach(db, action.eniId, now).kind === "detaching" ? action : undefined;
+    }
+    return action;
+  }
+
+  /** The intent and the marks, both on disk or neither: an ADD had the address before, or cannot have it now (F-53). */
+  function begin(action: PoolAction): Intent | undefined {
+    const now = nowMs();
+    const intent = inDurableTransaction(db, () => {
+      const claimed = claim(action, now);
+      if (claimed === undefined) return undefined;
+      const wanted = intentOf(claimed);
+      recordIntent(db, wanted, wallMs());
+      return wanted;
+    });
+    if (intent === undefined) return undefined;
+    if (action.kind === "unassign") ctx.lately.unassigned.set(action.eniId, now);
+    ctx.reached(`${intent.kind}:asked`);
+    return intent;
+  }
+
+  async function run(action: PoolAction): Promise<void> {
+    let intent: Intent | undefined;
+    try {
+      intent = begin(action);
+    } catch (error) {
+      broken(error);
+    }
+    if (intent !== undefined) await goOn(intent);
+  }
+
+  async function carryOut(intent: Intent, action: PoolAction): Promise<void> {
+    switch (action.kind) {
+      case "create":
+        return create(intent, action);
+      case "assign":
+        return assign(intent, action);
+      case "unassign":
+        return unassign(intent, action);
+      case "remove":
+        return remove(intent, action.eniId);
+      default:
+        return action satisfies never;
     }
   }
 
   // ---- outcomes ----
 
-  /** Failures become inhibitions that the next decision sees. */
-  async function guarded(
-    kind: PoolAction["kind"],
-    vswitchId: string,
-    intent: Intent | undefined,
-    work: () => Promise<void>,
-  ): Promise<void> {
+  async function goOn(intent: Intent): Promise<void> {
+    const action = actionOf(intent);
     try {
-      await work();
-      failuresInARow = 0;
+      if (action === undefined) {
+        // A route: whoever keeps the routes looks at what is there.
+        inTransaction(db, () => dropIntent(db, intent.id));
+        return;
+      }
+      try {
+        await carryOut(intent, action);
+        tries.delete(intent.id);
+        deps.outcome(action, undefined);
+      } catch (error) {
+        if (stopped || isStoreLost(error)) throw error;
+        failed(intent, action, error as Error);
+      }
     } catch (error) {
-      failuresInARow += 1;
-      const failure = error instanceof CloudError ? error : undefined;
-      const blocked = blockedBy(
-        {
-          class: failure?.class ?? "unknown",
-          code: failure?.code ?? "Error",
-          retryAfterMs: failure?.retryAfterMs,
-          message: (error as Error).message,
-        },
-        kind,
-        vswitchId,
-        nowMs(),
-        failuresInARow,
-        Math.random(),
-      );
-      if (blocked) ctx.inhibitions[blocked.key] = blocked.inhibition;
-      ctx.log("warn", `${kind} failed: ${(error as Error).message}`, { requestId: failure?.requestId });
-      journal(ctx, kind, failure?.code ?? "error", (error as Error).message);
-      if (intent !== undefined) giveUpOrKeep(intent, failure);
+      broken(error);
     } finally {
+      if (intent.eniId !== undefined) ctx.lately.changed.set(intent.eniId, nowMs());
       ctx.wake();
     }
   }
 
-  /** An intent whose outcome is not known stays, with its token; one that was refused for good goes. */
-  function giveUpOrKeep(intent: Intent, failure: CloudError | undefined): void {
-    const unknownOutcome =
-      failure === undefined ||
-      failure.class === "retry" ||
-      failure.class === "conflict" ||
-      failure.class === "throttled" ||
-      failure.class === "state" ||
-      failure.class === "auth";
-    const now = listIntents(store.db).find((i) => i.id === intent.id);
+  /** The store did not take what was to be written. */
+  function broken(error: unknown): void {
+    if (stopped) return;
+    if (isStoreLost(error)) ctx.storeLost(error);
+    else ctx.log("error", `the pool's work could not be written down: ${(error as Error).message}`);
+  }
+
+  /** Failures become inhibitions that the next decision sees. */
+  function failed(intent: Intent, action: PoolAction, error: Error): void {
+    const failure = error instanceof CloudError ? error : undefined;
+    const untilMs = deps.outcome(action, {
+      class: failure?.class ?? "unknown",
+      code: failure?.code ?? "Error",
+      retryAfterMs: failure?.retryAfterMs,
+      message: error.message,
+      untilNextMinuteMs: 60_000 - (wallMs() % 60_000),
+    });
+    ctx.log("warn", `${action.kind} failed: ${error.message}`, { requestId: failure?.requestId });
+    journal(ctx, action.kind, failure?.code ?? "error", error.message);
+    const now = listIntents(db).find((i) => i.id === intent.id);
     if (now === undefined) return;
-    if (unknownOutcome || now.eniId !== intent.eniId) {
-      retryLater(now);
+    if (mustGoOn(now, failure)) {
+      retryLater(now, untilMs);
       return;
     }
-    inTransaction(store.db, () => {
-      if (intent.kind === "unassign")
-        unmarkReleasing(store.db, (JSON.parse(now.payload) as { addresses: string[] }).addresses);
-      if (intent.kind === "detach-eni" && now.eniId) setEniState(store.db, now.eniId, "ready");
-      dropIntent(store.db, now.id);
+    tries.delete(now.id);
+    inTransaction(db, () => {
+      restore(action);
+      dropIntent(db, now.id);
     });
   }
 
-  function retryLater(intent: Intent): void {
-    const pause = Math.min(30_000, 500 * 2 ** Math.min(failuresInARow, 6)) * (0.5 + Math.random() / 2);
-    setTimeout(() => void goOn(intent), pause).unref();
+  function retryLater(intent: Intent, untilMs: number | undefined): void {
+    const n = (tries.get(intent.id) ?? 0) + 1;
+    tries.set(intent.id, n);
+    const own = RETRY_MS * 2 ** Math.min(n, 6) * (0.5 + Math.random() / 2);
+    const pause = Math.min(LONGEST_RETRY_MS, Math.max(own, (untilMs ?? 0) - nowMs()));
+    const timer = setTimeout(() => {
+      timers.delete(timer);
+      void goOn(intent);
+    }, pause);
+    timer.unref();
+    timers.add(timer);
   }
 
-  async function goOn(intent: Intent): Promise<void> {
-    const vswitchId =
-      intent.kind === "create-eni"
-        ? (JSON.parse(intent.payload) as CreatePayload).action.vswitchId
-        : (getEni(store.db, intent.eniId ?? "")?.vswitchId ?? "");
-    switch (intent.kind) {
-      case "create-eni":
-        return guarded("create", vswitchId, intent, () => create(intent));
-      case "assign":
-        return guarded("assign", vswitchId, intent, () => assign(intent));
-      case "unassign": {
-        if (intent.step !== "marked") {
-          // Died between intent and mark, or right after: what is marked goes back into use.
-          inTransaction(store.db, () => {
-            unmarkReleasing(store.db, (JSON.parse(intent.payload) as { addresses: string[] }).addresses);
-            dropIntent(store.db, intent.id);
-          });
-          return;
-        }
-        return guarded("unassign", vswitchId, intent, () => unassign(intent));
-      }
-      case "detach-eni": {
-        const begun = inTransaction(store.db, () => beginDetach(store.db, intent.eniId ?? "", nowMs()));
-        if (begun.kind === "in-use") {
-          inTransaction(store.db, () => dropIntent(store.db, intent.id));
-          return;
-        }
-        return guarded("remove", vswitchId, intent, () => finishRemove(intent));
-      }
-      default:
-        inTransaction(store.db, () => dropIntent(store.db, intent.id));
-    }
+  /** What was marked to go stays. Inside a transaction. */
+  function restore(action: PoolAction): void {
+    if (action.kind === "unassign") unmarkReleasing(db, action.addresses);
+    if (action.kind !== "remove") return;
+    const eni = getEni(db, action.eniId);
+    if (eni === undefined) return;
+    // One that was never set up is for the next look at the cloud.
+    setEniState(db, eni.id, eni.preparedBoot === store.bootId ? "ready" : "attaching");
+    const releasing = listAddresses(db, eni.id).filter((a) => a.state === "releasing");
+    unmarkReleasing(
+      db,
+      releasing.map((a) => a.address),
+    );
   }
 
   return {
-    async run(action) {
-      switch (action.kind) {
-        case "create": {
-          const intent = save(intentOf("create-eni", undefined, { action }));
-          return guarded("create", action.vswitchId, intent, () => create(intent));
-        }
-        case "assign": {
-          const intent = save(intentOf("assign", action.eniId, action));
-          return guarded("assign", getEni(store.db, action.eniId)?.vswitchId ?? "", intent, () => assign(intent));
-        }
-        case "unassign": {
-          const intent = beginUnassign(action);
-          if (intent === undefined) return;
-          return guarded("unassign", "", intent, () => unassign(intent));
-        }
-        case "remove": {
-          const intent = beginRemove(action.eniId);
-          if (intent === undefined) return;
-          return guarded("remove", "", intent, () => finishRemove(intent));
-        }
-        default:
-          return action satisfies never;
-      }
-    },
+    run,
     async resume() {
-      await Promise.all(listIntents(store.db).map(goOn));
+      await Promise.all(listIntents(db).map(goOn));
+    },
+    stop() {
+      stopped = true;
+      for (const timer of timers) clearTimeout(timer);
     },
   };
+}
+
+/** Whether the intent must be brought to its end: what was asked may have been done, or is half done. */
+export function mustGoOn(intent: Pick<Intent, "kind" | "eniId" | "step">, failure: CloudError | undefined): boolean {
+  if (failure === undefined || failure.outcomeUnknown || failure.class === "retry") return true;
+  if (intent.kind === "create-eni") return intent.eniId !== undefined;
+  return intent.kind === "detach-eni" && intent.step === "detached";
+}
+
+function stateError(action: string, code: string, message: string): CloudError {
+  return new CloudError({ action, code, class: "retry", requestId: "", message, retryAfterMs: undefined });
 }

@@ -1,17 +1,27 @@
 /** terway-agent: reads its configuration, finds out who it is, and keeps the store full until SIGTERM. */
 import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
+import { setTimeout as pause } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { type EniConfOutcome, keysNotActedOn, parseEniConf } from "../../shared/config/eni-conf.ts";
+import type { EniConfig } from "../../shared/config/eni-conf-keys.ts";
+import { addressesPerEni, clampToInstance, podEnis } from "../../shared/config/instance-limits.ts";
+import { hash128 } from "../../shared/net/hash.ts";
+import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createAlibabaCloud } from "../cloud/alibaba.ts";
-import type { InstanceLimits } from "../cloud/cloud-api.ts";
+import { type CloudApi, CloudError, type InstanceLimits } from "../cloud/cloud-api.ts";
 import { fixedCredentials, roleCredentials } from "../cloud/credentials.ts";
 import { createMetadataClient, DEFAULT_METADATA_URL, discoverSelf, type Self } from "../cloud/metadata.ts";
-import { createRateLimiter, ratesOf } from "../cloud/rate-limit.ts";
-import { DEFAULT_STORE } from "../store/open.ts";
-import { lockForAgent, openAgentStore, startAgent } from "./agent.ts";
-import { type AgentConfig, type AgentContext, nowMs } from "./context.ts";
-import { createMetrics } from "./metrics.ts";
+import { createRateLimiter, type RateLimiter, ratesOf } from "../cloud/rate-limit.ts";
+import { toTypeLimits } from "../cloud/type-limits.ts";
+import type { Budget, PoolAction } from "../pool/decide.ts";
+import { nodeVSwitches, poolConfigOf } from "../pool/pool-config.ts";
+import { getFact, setFacts } from "../store/facts.ts";
+import { DEFAULT_STORE, isDamage, openStore, repairStore, type Store } from "../store/open.ts";
+import { inTransaction } from "../store/transaction.ts";
+import { type AgentFacts, lockForAgent, startAgent } from "./agent.ts";
+import { type AgentConfig, type AgentContext, emptyLately } from "./context.ts";
+import { createMetrics, serveMetrics } from "./metrics.ts";
 import { startPolicy } from "./policy.ts";
 import type { AgentOptions } from "./settings.ts";
 import { createShapingKeeper } from "./shaping.ts";
@@ -26,7 +36,7 @@ function readOptions(): AgentOptions {
       "pod-cidr": { type: "string", multiple: true, default: [] },
       "ip-stack": { type: "string", default: "ipv4" },
       metrics: { type: "string" },
-      "reconcile-seconds": { type: "string", default: "600" },
+      "reconcile-seconds": { type: "string" },
       "policy-dir": { type: "string" },
       "qos-config": { type: "string" },
     },
@@ -41,15 +51,21 @@ function readOptions(): AgentOptions {
     podCidrs: values["pod-cidr"],
     metricsAddress: values.metrics,
     ipStack: values["ip-stack"] === "dual" ? "dual" : "ipv4",
-    reconcileMs: Number(values["reconcile-seconds"]) * 1000,
+    reconcileMs: numberOf("--reconcile-seconds", values["reconcile-seconds"], 1000),
+    seed: numberOf("TERWAY_TEST_SEED", process.env.TERWAY_TEST_SEED),
     policyDir: values["policy-dir"],
     qosConfigPath: values["qos-config"],
     dieAt: process.env.TERWAY_TEST_DIE_AT,
   };
 }
 
-/** The API takes no more in one call. */
-const ADDRESSES_PER_CALL = 10;
+function numberOf(name: string, text: string | undefined, unit = 1): number | undefined {
+  if (text === undefined) return undefined;
+  const value = Number(text) * unit;
+  if (text === "" || !Number.isFinite(value) || value < 0)
+    throw new Error(`${name} is ${JSON.stringify(text)}: want a number`);
+  return value;
+}
 
 type LogLevel = "info" | "warn" | "error";
 const lastSaid = new Map<string, number>();
@@ -73,46 +89,86 @@ function readConfig(path: string): EniConfOutcome & { readonly config: NonNullab
   return { ...outcome, config: outcome.config };
 }
 
+/** What is in force on this instance. */
 function agentConfig(
-  config: ReturnType<typeof readConfig>["config"],
+  read: EniConfig,
   self: Self,
   limits: InstanceLimits,
-  options: AgentOptions,
+  { ipStack, reconcileMs }: Pick<AgentOptions, "ipStack" | "reconcileMs">,
 ): AgentConfig {
-  const vswitchIds = config.vswitches[self.zone] ?? [];
+  const typeLimits = toTypeLimits(self.instanceType, limits);
+  const { config, warnings } = clampToInstance(read, typeLimits, ipStack);
+  for (const w of warnings) log("warn", `eni_conf: ${w.key}: ${w.message}`);
+  const vswitchIds = nodeVSwitches(config, self.zone);
   if (vswitchIds.length === 0)
     throw new Error(
       `eni_conf: vswitches has no vSwitch of this node's zone ${self.zone}, only of ${Object.keys(config.vswitches).join(", ")}: add one`,
     );
   if (config.networkMode !== "ENIIP" && config.networkMode !== "VPC")
     throw new Error(`eni_conf: network_mode ${config.networkMode} is not built yet: use ENIIP or VPC`);
-  const dualStack = options.ipStack === "dual";
-  const perEni = Math.max(0, Math.min(limits.ipv4PerEni - 1, dualStack ? limits.ipv6PerEni : Number.POSITIVE_INFINITY));
-  const capacity = Math.max(0, limits.enis - 1) * perEni;
-  const maxIdle = Math.min(config.maxPoolSize, capacity);
-  const minIdle = Math.min(config.minPoolSize, maxIdle);
-  if (maxIdle < config.maxPoolSize || minIdle < config.minPoolSize) {
-    log(
-      "warn",
-      `pool ${config.minPoolSize} to ${config.maxPoolSize} is more than this instance type carries: ${minIdle} to ${maxIdle} is in force`,
-    );
-  }
   return {
     mode: config.networkMode === "VPC" ? "vpc" : "shared",
     vswitchIds,
     securityGroups: [config.securityGroup],
     eniTags: config.eniTags,
     orphanTtlMs: config.orphanEniTtlSeconds * 1000,
-    pool: {
-      minIdle,
-      maxIdle,
-      batch: ADDRESSES_PER_CALL,
-      idleTtlMs: config.idleIpTtlSeconds * 1000,
-      dualStack,
-      fill: config.eniSelectionPolicy === "least-ip" ? "fewest" : "most",
-      hotPlug: config.hotPlug,
+    vswitchCacheTtlMs: config.vpcCacheTtlSeconds * 1000,
+    limits: {
+      enis: Math.min(podEnis(typeLimits), config.maxEni ?? Number.POSITIVE_INFINITY),
+      perEni: addressesPerEni(typeLimits, ipStack),
     },
+    pool: { ...poolConfigOf(config, ipStack), ...(reconcileMs !== undefined && { reconcileMs }) },
   };
+}
+
+/** What the store remembers of the instance type: asking again can wait. */
+function rememberedLimits(store: Store, self: Self): InstanceLimits | undefined {
+  const text = getFact(store.db, "instance_limits");
+  const known = getFact(store.db, "instance_type") === self.instanceType && text !== undefined;
+  return known ? (JSON.parse(text) as InstanceLimits) : undefined;
+}
+
+function rememberLimits(store: Store, limits: InstanceLimits): void {
+  inTransaction(store.db, () => setFacts(store.db, { instance_limits: JSON.stringify(limits) }));
+}
+
+/** Without the limits nothing can be decided: asked until there is an answer. */
+async function askLimits(cloud: CloudApi, instanceType: string): Promise<InstanceLimits> {
+  for (let failures = 0; ; failures++) {
+    try {
+      return await cloud.instanceLimits(instanceType);
+    } catch (error) {
+      if (!(error instanceof CloudError)) throw error;
+      log("error", `waiting for the limits of ${instanceType}: ${error.message}`);
+      const own = Math.min(60_000, 2000 * 2 ** failures) * (0.5 + Math.random());
+      await pause(Math.max(own, error.retryAfterMs ?? 0));
+    }
+  }
+}
+
+/** The API operation whose budget stands for an action's. */
+const ACTION_CALLS: Readonly<Record<PoolAction["kind"], string>> = {
+  create: "CreateNetworkInterface",
+  assign: "AssignPrivateIpAddresses",
+  unassign: "UnassignPrivateIpAddresses",
+  remove: "DetachNetworkInterface",
+};
+
+/** The limiter counts by performance.now(), the pool by CLOCK_BOOTTIME. */
+function budgetsOf(limiter: RateLimiter, now: number): Readonly<Partial<Record<PoolAction["kind"], Budget>>> {
+  const own = performance.now();
+  return Object.fromEntries(
+    Object.entries(ACTION_CALLS).map(([kind, call]) => {
+      const { tokens, nextAtMs } = limiter.budget(call, own);
+      return [kind, { tokens, nextAtMs: nextAtMs - own + now }];
+    }),
+  );
+}
+
+/** Nodes that start together must not call together: 0 to 1, from the instance's id. */
+function seedOf(instanceId: string): number {
+  const [a = 0, b = 0] = hash128(instanceId);
+  return (a * 256 + b) / 65_536;
 }
 
 /** For tests: SIGKILL at a named point, the nth time. */
@@ -124,16 +180,20 @@ function killPoint(dieAt: string | undefined): (point: string) => void {
   };
 }
 
+const DEPS = { sys: nodeSys, openSql: openNodeSql };
+
 async function main(): Promise<void> {
   const options = readOptions();
   const { config } = readConfig(options.configPath);
-  const store = openAgentStore(options.storePath);
+  const store = openStore(DEPS, options.storePath);
   lockForAgent(options.storePath);
   if (store.notice !== undefined) log("error", store.notice);
   const nodeName = options.nodeName ?? hostname();
   const metrics = createMetrics(nodeName);
   const metadata = createMetadataClient(options.metadataUrl);
   const self = await discoverSelf(metadata);
+  // By the clock of the calls.
+  const limiter = createRateLimiter(ratesOf(config), performance.now());
   const cloud = createAlibabaCloud({
     region: self.region,
     ecsEndpoint: options.ecsEndpoint,
@@ -141,38 +201,52 @@ async function main(): Promise<void> {
     credentials:
       config.accessKey !== "" ? fixedCredentials(config.accessKey, config.accessSecret) : roleCredentials(metadata),
     observe: metrics.observeCall,
-    limiter: createRateLimiter(ratesOf(config), nowMs()),
+    limiter,
     onLimited: metrics.limitHit,
   });
-  const limits = await cloud.instanceLimits(self.instanceType);
-  const inForce = agentConfig(config, self, limits, options);
-  const first6 = (await metadata.get(`network/interfaces/macs/${self.primaryMac}/ipv6s`))
-    ?.replace(/[[\]\s]/g, "")
-    .split(",")[0];
+  const remembered = rememberedLimits(store, self);
+  const limits = remembered ?? (await askLimits(cloud, self.instanceType));
+  let inForce = agentConfig(config, self, limits, options);
+  const facts: AgentFacts = {
+    nodeName,
+    podCidrs: options.podCidrs,
+    dualStack: inForce.pool.dualStack,
+    node6: (await metadata.get(`network/interfaces/macs/${self.primaryMac}/ipv6s`))
+      ?.replace(/[[\]\s]/g, "")
+      .split(",")[0],
+    pick: config.preferEniWithMostIps ? "most" : "fewest",
+    seed: options.seed ?? seedOf(self.instanceId),
+    limitsAsked: remembered === undefined,
+    storeKept: store.notice === undefined && process.env[STORE_LOST] === undefined,
+  };
+  if (options.metricsAddress !== undefined) await serveMetrics(metrics.registry, options.metricsAddress);
+  if (remembered === undefined) rememberLimits(store, limits);
+  let soon: () => void = () => undefined;
   const ctx: AgentContext = {
     store,
     cloud,
     self,
-    limits,
-    config: inForce,
+    get config() {
+      return inForce;
+    },
     metrics,
-    inhibitions: {},
+    lately: emptyLately(),
+    budgets: (now) => budgetsOf(limiter, now),
+    relimit(asked) {
+      inForce = agentConfig(config, self, asked, options);
+      rememberLimits(store, asked);
+      const { maxIdle, minIdle } = inForce.pool;
+      inTransaction(store.db, () => setFacts(store.db, { max_pool: String(maxIdle), min_pool: String(minIdle) }));
+    },
     log,
-    wake: () => undefined,
+    wake: () => soon(),
+    onWake(decide) {
+      soon = decide;
+    },
+    storeLost: (error) => beginAnew(store, error),
     reached: killPoint(options.dieAt),
   };
-  const agent = await startAgent(
-    ctx,
-    {
-      nodeName,
-      podCidrs: options.podCidrs,
-      dualStack: inForce.pool.dualStack,
-      node6: first6,
-      pick: config.preferEniWithMostIps ? "most" : "fewest",
-    },
-    options.metricsAddress,
-    options.reconcileMs,
-  );
+  const agent = startAgent(ctx, facts);
   const { disableNetworkPolicy, eniTags } = config;
   const policy = disableNetworkPolicy ? undefined : startPolicy(ctx, { dir: options.policyDir, nodeName, eniTags });
   const shaping = createShapingKeeper(ctx, nodeName, options.qosConfigPath);
@@ -188,7 +262,32 @@ async function main(): Promise<void> {
   }
 }
 
-main().catch((error: Error) => {
+/** Of the process that goes on with another store: what it read there may not be all there was. */
+const STORE_LOST = "TERWAY_STORE_LOST";
+
+/**
+ * The store is damaged, or another file by now: repairs it if need be, and starts the program anew in this same process.
+ * Everything that had the old one open ends with that; calls under way are in the store as intents.
+ */
+function beginAnew(store: Store, error: unknown): never {
+  log("error", `starting anew: ${(error as Error).message}`);
+  try {
+    store.db.close();
+    if (isDamage(error)) {
+      const { notice, db } = repairStore(DEPS, store.path);
+      if (notice !== undefined) log("error", notice);
+      db.close();
+    }
+  } catch (failure) {
+    fail(failure as Error);
+  }
+  const { execPath, execArgv, argv, env } = process;
+  return process.execve?.(execPath, [execPath, ...execArgv, ...argv.slice(1)], { ...env, [STORE_LOST]: "1" }) as never;
+}
+
+function fail(error: Error): never {
   log("error", `terway-agent cannot run: ${error.message}`);
   process.exit(1);
-});
+}
+
+main().catch((error: Error) => fail(error));

@@ -1,4 +1,5 @@
 /** Metrics of the node, in the names of the monitoring guide (family A: milliseconds and percent). */
+import { createServer, type Server } from "node:http";
 import { Counter, Gauge, Histogram, Registry } from "prom-client";
 
 export interface PoolFigures {
@@ -90,4 +91,21 @@ export function createMetrics(node: string) {
     limitHit: () => limited.inc({ node }),
     repaired: (n: number) => repairs.inc({ node }, n),
   };
+}
+
+/** @param address `HOST:PORT` of /metrics and /healthz. */
+export function serveMetrics(registry: Registry, address: string): Promise<Server> {
+  const [host = "127.0.0.1", port = "9191"] = address.split(":");
+  const server = createServer(async (request, response) => {
+    if (request.url === "/healthz") {
+      response.end("ok\n");
+      return;
+    }
+    response.setHeader("content-type", registry.contentType);
+    response.end(await registry.metrics());
+  });
+  return new Promise((resolve, reject) => {
+    server.once("error", reject);
+    server.listen(Number(port), host, () => resolve(server));
+  });
 }

@@ -1,72 +1,135 @@
 /** What the decision needs to know, read from the store. */
-import type { PoolEni, PoolOperation, PoolState } from "../pool/decide.ts";
-import { listAddresses } from "../store/addresses.ts";
-import { listDemand } from "../store/demand.ts";
-import { listEnis } from "../store/enis.ts";
-import { listIntents } from "../store/intents.ts";
-import { type AgentContext, nowMs } from "./context.ts";
+import { matchesConstraint, usableOf } from "../pool/counts.ts";
+import type { ConstrainedDemand, PoolEni, PoolOperation } from "../pool/decide.ts";
+import type { PoolView } from "../pool/keeper.ts";
+import { type EniAddress, listAddresses } from "../store/addresses.ts";
+import { type Demand, listDemand } from "../store/demand.ts";
+import type { EniConstraint } from "../store/eni-constraint.ts";
+import { type Eni, listEnis } from "../store/enis.ts";
+import { type Intent, listIntents } from "../store/intents.ts";
+import type { AgentContext } from "./context.ts";
+import { actionOf } from "./intent-action.ts";
 
-export interface PoolMemory {
-  surplusSinceMs: number | undefined;
-  readonly unassignedAt: Map<string, number>;
+/** Pods that wait, in the groups in which they are served. Each is oldest first. */
+export interface Waiting {
+  /** For an address of any shared ENI. */
+  readonly any: readonly Demand[];
+  /** In the order of `PoolView.constrained`. */
+  readonly constrained: readonly { readonly only: EniConstraint; readonly demands: readonly Demand[] }[];
+  /** For ENIs of a kind that this pool does not keep. */
+  readonly others: readonly Demand[];
 }
 
-export function readPoolState(ctx: AgentContext, memory: PoolMemory): PoolState {
-  const now = nowMs();
+type ViewContext = Pick<AgentContext, "store" | "config" | "lately" | "budgets">;
+
+export function readPool(ctx: ViewContext, now: number): { readonly view: PoolView; readonly waiting: Waiting } {
   const { db } = ctx.store;
-  const addresses = listAddresses(db).filter((a) => a.family === 4);
-  const enis = listEnis(db)
+  const { config } = ctx;
+  const enis = listEnis(db);
+  const waiting = groupDemand(listDemand(db, now));
+  // Pods with an ENI of their own take slots of the same instance.
+  const others = enis.filter((e) => e.kind === "exclusive" || e.kind === "trunk").length;
+  const view: PoolView = {
+    config: config.pool,
+    limits: { ...config.limits, enis: Math.max(0, config.limits.enis - others) },
+    enis: poolEnis(enis, listAddresses(db), config.pool.dualStack, ctx.lately.unassigned, now),
+    waiters: waiting.any.length,
+    waitingSinceMs: waiting.any[0]?.sinceMs,
+    constrained: waiting.constrained.map((g): ConstrainedDemand => ({ only: g.only, waiters: g.demands.length })),
+    operations: listIntents(db).flatMap(operationOf),
+    vswitchIds: config.vswitchIds,
+    budgets: ctx.budgets(now),
+  };
+  return { view, waiting };
+}
+
+/** Pure. */
+export function groupDemand(demands: readonly Demand[]): Waiting {
+  const any: Demand[] = [];
+  const others: Demand[] = [];
+  const groups = new Map<string, { only: EniConstraint; demands: Demand[] }>();
+  for (const d of demands) {
+    const { kinds, ...only }: EniConstraint = d.only ?? {};
+    if (kinds !== undefined && !kinds.includes("shared")) {
+      others.push(d);
+    } else if (Object.keys(only).length === 0) {
+      any.push(d);
+    } else {
+      const key = JSON.stringify(only);
+      const group = groups.get(key) ?? { only, demands: [] as Demand[] };
+      groups.set(key, group);
+      group.demands.push(d);
+    }
+  }
+  return { any, constrained: [...groups.values()], others };
+}
+
+/** The ENIs of the pool with their addresses. Pure. */
+export function poolEnis(
+  enis: readonly Eni[],
+  addresses: readonly EniAddress[],
+  dualStack: boolean,
+  unassignedAt: ReadonlyMap<string, number>,
+  now: number,
+): PoolEni[] {
+  return enis
     .filter((e) => e.kind === "shared")
     .map((e): PoolEni => {
       const own = addresses.filter((a) => a.eniId === e.id && a.state !== "releasing");
-      const idle = own.filter((a) => a.state === "idle");
+      const of = (family: 4 | 6) => own.filter((a) => a.family === family);
+      const four = of(4);
+      const cooling = four.filter((a) => a.state === "idle" && a.coolUntilMs > now);
       return {
         id: e.id,
         state: e.state,
         vswitchId: e.vswitchId,
-        total: own.length,
-        allocated: own.filter((a) => a.state === "allocated").length,
-        reserved: own.filter((a) => a.state === "reserved").length,
-        idle: idle
-          .filter((a) => a.coolUntilMs <= now)
-          .sort((a, b) => a.sinceMs - b.sinceMs)
-          .map((a) => a.address),
-        cooling: idle.filter((a) => a.coolUntilMs > now).length,
-        unassignedAtMs: memory.unassignedAt.get(e.id),
+        total: four.length,
+        allocated: four.filter((a) => a.state === "allocated").length,
+        reserved: four.filter((a) => a.state === "reserved").length,
+        idle: idleOf(four, now),
+        cooling: cooling.length,
+        nextFreeAtMs: cooling.length === 0 ? undefined : Math.min(...cooling.map((a) => a.coolUntilMs)),
+        unassignedAtMs: unassignedAt.get(e.id),
+        securityGroups: e.securityGroups,
+        ...(dualStack && { total6: of(6).length, idle6: idleOf(of(6), now) }),
       };
     });
-  const operations = listIntents(db).map((i): PoolOperation => {
-    const payload = JSON.parse(i.payload) as { count?: number; addresses?: string[]; action?: { count?: number } };
-    const kind =
-      i.kind === "create-eni"
-        ? "create"
-        : i.kind === "assign"
-          ? "assign"
-          : i.kind === "unassign"
-            ? "unassign"
-            : "remove";
-    return { kind, eniId: i.eniId, count: payload.count ?? payload.action?.count ?? payload.addresses?.length ?? 0 };
-  });
-  const idle = enis.filter((e) => e.state === "ready").reduce((n, e) => n + e.idle.length, 0);
-  if (idle <= ctx.config.pool.minIdle) memory.surplusSinceMs = undefined;
-  else memory.surplusSinceMs ??= now;
-  return {
-    config: ctx.config.pool,
-    limits: {
-      enis: Math.max(0, ctx.limits.enis - 1),
-      perEni: Math.max(
-        0,
-        Math.min(
-          ctx.limits.ipv4PerEni - 1,
-          ctx.config.pool.dualStack ? ctx.limits.ipv6PerEni : Number.POSITIVE_INFINITY,
-        ),
-      ),
-    },
-    enis,
-    waiters: listDemand(db, now).length,
-    operations,
-    vswitches: ctx.config.vswitchIds.map((id) => ({ id, available: undefined })),
-    inhibitions: ctx.inhibitions,
-    surplusSinceMs: memory.surplusSinceMs,
-  };
+}
+
+/** Those that can be handed out now, the longest idle first. */
+function idleOf(addresses: readonly EniAddress[], now: number): string[] {
+  return addresses
+    .filter((a) => a.state === "idle" && a.coolUntilMs <= now)
+    .sort((a, b) => a.sinceMs - b.sinceMs)
+    .map((a) => a.address);
+}
+
+/** A call as the decision counts it; nothing for calls that are not the pool's. Pure. */
+export function operationOf(intent: Intent): PoolOperation[] {
+  const action = actionOf(intent);
+  if (action === undefined) return [];
+  switch (action.kind) {
+    case "create":
+      return [
+        {
+          kind: "create",
+          eniId: intent.eniId,
+          count: action.count,
+          vswitchId: action.vswitchId,
+          ...(action.only && { only: action.only }),
+        },
+      ];
+    case "assign":
+      return [{ kind: "assign", eniId: action.eniId, count: action.count }];
+    default:
+      // What goes is marked in the transaction that wrote the intent: it is not among the idle ones any more.
+      return [{ kind: action.kind, eniId: action.eniId, count: 0 }];
+  }
+}
+
+/** How many pods of a group could be served now. Pure. */
+export function idleFor(enis: readonly PoolEni[], only: EniConstraint): number {
+  return enis
+    .filter((e) => e.state === "ready" && matchesConstraint(e, only))
+    .reduce((idle, e) => idle + usableOf(e), 0);
 }

@@ -12,8 +12,10 @@ export interface AgentOptions {
   /** `HOST:PORT` for /metrics and /healthz; absent: none. */
   readonly metricsAddress: string | undefined;
   readonly ipStack: "ipv4" | "dual";
-  /** How often everything is compared with the cloud, ms. */
-  readonly reconcileMs: number;
+  /** How old the picture of the ENIs may become, ms. Absent: as `eni_conf` says. */
+  readonly reconcileMs: number | undefined;
+  /** Tests: 0 makes a restarted agent wait for nothing. Absent: from the instance's id. */
+  readonly seed: number | undefined;
   /** Folder of manifests with the cluster's policies; absent: the store's compiled policy is kept in force. */
   readonly policyDir: string | undefined;
   /** File with the QoS configuration: profiles and tc rules, read again when it changes. */

@@ -4,6 +4,8 @@ import type { SqlHandle } from "../../shared/sys/sql.ts";
 export interface NodeFacts {
   readonly instance_id: string;
   readonly instance_type: string;
+  /** JSON of what the cloud said of `instance_type`: ENIs, addresses per ENI. */
+  readonly instance_limits: string;
   readonly region: string;
   readonly zone: string;
   readonly node_name: string;

@@ -119,34 +119,30 @@ export const ENI_CONF_KEYS = {
   enableEniTrunking: key<boolean | undefined>("CFG-36", "enable_eni_trunking", flag, undefined, { idle: true }),
   trunkEniCount: key<number>("CFG-37", "trunk_eni_count", whole(0, 64), 1, { idle: true }),
   /** ENIs without a pod kept attached. */
-  preAttachEniCount: key<number>("CFG-38", "pre_attach_eni_count", whole(0, 64), 0, { idle: true }),
+  preAttachEniCount: key<number>("CFG-38", "pre_attach_eni_count", whole(0, 64), 0),
   /** From which ENI an idle address is handed out (CON-9). */
   preferEniWithMostIps: key<boolean>("CFG-39", "ip_allocation_policy.prefer_eni_with_most_ips", flag, true),
-  ipReservePercent: key<number>("CFG-40", "ip_allocation_policy.ip_reserve_percent", whole(0, 90), 0, { idle: true }),
-  warmup: key<boolean>("CFG-41", "ip_warmup.enable", flag, false, { inSection: true, idle: true }),
-  warmupIntervalSeconds: key<number>("CFG-42", "ip_warmup.warmup_interval_seconds", seconds, 60, { idle: true }),
-  warmupBatchSize: key<number>("CFG-43", "ip_warmup.warmup_batch_size", whole(1, 1000), 10, { idle: true }),
-  gc: key<boolean>("CFG-44", "resource_gc.enable", flag, false, { inSection: true, idle: true }),
-  gcIntervalSeconds: key<number>("CFG-45", "resource_gc.interval_seconds", seconds, 300, { idle: true }),
+  ipReservePercent: key<number>("CFG-40", "ip_allocation_policy.ip_reserve_percent", whole(0, 90), 0),
+  warmup: key<boolean>("CFG-41", "ip_warmup.enable", flag, false, { inSection: true }),
+  warmupIntervalSeconds: key<number>("CFG-42", "ip_warmup.warmup_interval_seconds", seconds, 60),
+  warmupBatchSize: key<number>("CFG-43", "ip_warmup.warmup_batch_size", whole(1, 1000), 10),
+  gc: key<boolean>("CFG-44", "resource_gc.enable", flag, false, { inSection: true }),
+  gcIntervalSeconds: key<number>("CFG-45", "resource_gc.interval_seconds", seconds, 300),
   /** Acts without the sub-object too: the built-in idle shrink (POOL-8, CON-8). */
   idleIpTtlSeconds: key<number>("CFG-46", "resource_gc.idle_ip_ttl_seconds", seconds, 300),
-  orphanEniTtlSeconds: key<number>("CFG-47", "resource_gc.orphan_eni_ttl_seconds", seconds, 600, { idle: true }),
+  orphanEniTtlSeconds: key<number>("CFG-47", "resource_gc.orphan_eni_ttl_seconds", seconds, 600),
   /** Absent: the node-local brake of the rate limiter, which is slower than any value a person would set. */
   eniCreateQps: key<number | undefined>("CFG-48", "rate_limit.eni_create_qps", rate, undefined),
   eniDeleteQps: key<number | undefined>("CFG-49", "rate_limit.eni_delete_qps", rate, undefined),
   ipAssignQps: key<number | undefined>("CFG-50", "rate_limit.ip_assign_qps", rate, undefined),
   ipUnassignQps: key<number | undefined>("CFG-51", "rate_limit.ip_unassign_qps", rate, undefined),
   burstSize: key<number | undefined>("CFG-52", "rate_limit.burst_size", whole(1, 1000), undefined),
-  batch: key<boolean>("CFG-53", "batch_config.enable", flag, false, { inSection: true, idle: true }),
-  batchSize: key<number>("CFG-54", "batch_config.batch_size", whole(1, 1000), 20, { idle: true }),
-  batchIntervalMs: key<number>("CFG-55", "batch_config.batch_interval_ms", whole(0, 10_000), 100, { idle: true }),
-  eniCacheTtlSeconds: key<number | undefined>("CFG-56", "cache_config.eni_cache_ttl_seconds", seconds, undefined, {
-    idle: true,
-  }),
-  ipCacheTtlSeconds: key<number | undefined>("CFG-57", "cache_config.ip_cache_ttl_seconds", seconds, undefined, {
-    idle: true,
-  }),
-  vpcCacheTtlSeconds: key<number>("CFG-58", "cache_config.vpc_cache_ttl_seconds", seconds, 600, { idle: true }),
+  batch: key<boolean>("CFG-53", "batch_config.enable", flag, false, { inSection: true }),
+  batchSize: key<number>("CFG-54", "batch_config.batch_size", whole(1, 1000), 20),
+  batchIntervalMs: key<number>("CFG-55", "batch_config.batch_interval_ms", whole(0, 10_000), 100),
+  eniCacheTtlSeconds: key<number | undefined>("CFG-56", "cache_config.eni_cache_ttl_seconds", seconds, undefined),
+  ipCacheTtlSeconds: key<number | undefined>("CFG-57", "cache_config.ip_cache_ttl_seconds", seconds, undefined),
+  vpcCacheTtlSeconds: key<number>("CFG-58", "cache_config.vpc_cache_ttl_seconds", seconds, 600),
   leaderElection: key<boolean>("CFG-59", "ha_config.leader_election", flag, true, { idle: true }),
   leaseDurationSeconds: key<number>("CFG-60", "ha_config.lease_duration_seconds", seconds, 15, { idle: true }),
   renewDeadlineSeconds: key<number>("CFG-61", "ha_config.renew_deadline_seconds", seconds, 10, { idle: true }),
@@ -156,14 +152,13 @@ export const ENI_CONF_KEYS = {
   /** Not of the seeds: the ConfigMap key of the same name, which the inline form may carry too (CFG-1). */
   disableNetworkPolicy: key<boolean>("CFG-1", "disable_network_policy", quotedFlag, false),
   /** Not of the seeds: caps the ENIs used for pods below the instance's own limit (CON-10). */
-  maxEni: key<number | undefined>("CON-10", "max_eni", whole(0, 256), undefined, { idle: true }),
+  maxEni: key<number | undefined>("CON-10", "max_eni", whole(0, 256), undefined),
   /** Not of the seeds: which vSwitch of the zone a new ENI goes to. `most` takes the one with most free addresses. */
   vswitchSelectionPolicy: key<VSwitchSelectionPolicy>(
     "POOL-17",
     "vswitch_selection_policy",
     oneOf<VSwitchSelectionPolicy>({ most: "most", ordered: "ordered", random: "random" }),
     "most",
-    { idle: true },
   ),
 };
 

@@ -78,6 +78,7 @@ describe("an agent killed at any point of a cloud operation (F-11)", inMode("eni
   it.each([
     "create-eni:asked",
     "create-eni:created",
+    "create-eni:made",
     "create-eni:attach-asked",
     "create-eni:attached",
     "create-eni:in-service",
@@ -100,10 +101,9 @@ describe("an agent killed at any point of a cloud operation (F-11)", inMode("eni
     "assign:asked",
     "assign:done",
     "unassign:asked",
-    "unassign:marked",
     "unassign:done",
     "detach-eni:asked",
-    "detach-eni:marked",
+    "detach-eni:detached",
     "detach-eni:deleted",
   ])(
     "%s: its successor finishes the work",

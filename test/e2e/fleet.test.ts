@@ -29,6 +29,7 @@ describe("five agents on one account (F-13)", inMode("eniip-veth"), () => {
       instanceType: "ecs.g7.large",
       poolMin: 3,
       poolMax: 6,
+      spread: true,
     });
     for (const node of world.nodes) await until(`${node.name} warm`, 30_000, () => idle(node) >= 3);
     await until("quiet", 20_000, async () => {

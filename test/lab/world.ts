@@ -33,6 +33,8 @@ export interface WorldOptions {
   readonly eniConf?: Readonly<Record<string, unknown>>;
   readonly cloud?: Partial<CloudOptions>;
   readonly reconcileSeconds?: number;
+  /** Restarted agents fill up at their own time, as in a fleet; else at once. */
+  readonly spread?: boolean;
   /** Do not start agents. */
   readonly agents?: boolean;
   /** Types of the chained plugins to keep of the shipped conflist; the interface plugin alone unless given. */
@@ -187,15 +189,20 @@ function createNode(
         name,
         "--metrics",
         metricsAddress,
-        "--reconcile-seconds",
-        String(options.reconcileSeconds ?? 600),
+        ...(options.reconcileSeconds === undefined ? [] : ["--reconcile-seconds", String(options.reconcileSeconds)]),
         ...(options.mode === "vpc" ? ["--pod-cidr", `172.20.${index}.0/24`] : []),
         ...(options.dualStack ? ["--ip-stack", "dual"] : []),
       ];
       const endpoint = `http://${cloud.inside.apiEndpoint}`;
       node.agent = inNetns(netns, () =>
         spawn(process.execPath, args, {
-          env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", ECS_ENDPOINT: endpoint, VPC_ENDPOINT: endpoint, ...env },
+          env: {
+            PATH: "/usr/sbin:/usr/bin:/sbin:/bin",
+            ECS_ENDPOINT: endpoint,
+            VPC_ENDPOINT: endpoint,
+            ...(options.spread ? {} : { TERWAY_TEST_SEED: "0" }),
+            ...env,
+          },
           stdio: ["ignore", log, log],
         }),
       );

@@ -1,0 +1,147 @@
+/** The pool at work: decisions by the keeper, carried out by the executor, told to the pods that wait. */
+import { CloudError } from "../cloud/cloud-api.ts";
+import type { Condition, Observation, PoolAction } from "../pool/decide.ts";
+import type { Failure } from "../pool/inhibit.ts";
+import { createPoolKeeper, type KeptDecision, type PoolView } from "../pool/keeper.ts";
+import { adoptEni, lookAtVSwitches, putIntoService, syncWithCloud } from "./cloud-sync.ts";
+import { type AgentContext, isStoreLost, journal, nowMs } from "./context.ts";
+import { createExecutor } from "./executor.ts";
+import { idleFor, readPool, type Waiting } from "./pool-state.ts";
+import type { WakeSocket } from "./wake-socket.ts";
+
+export interface PoolWork {
+  /** Decides once. @returns When to decide again although nothing happened. */
+  step(): number | undefined;
+  /** Goes on with what a former agent left. */
+  resume(): void;
+  stop(): void;
+}
+
+export interface PoolStart {
+  /** 0 to 1, different on every node. */
+  readonly seed: number;
+  /** The store knows this node's ENIs, and their links are here: looking at the cloud can wait. */
+  readonly known: boolean;
+  /** The instance type's limits were asked for at this start. */
+  readonly limitsAsked: boolean;
+}
+
+export function createPoolWork(ctx: AgentContext, wake: Pick<WakeSocket, "tell">, start: PoolStart): PoolWork {
+  const keeper = createPoolKeeper(nowMs(), start.seed, start.known);
+  if (start.limitsAsked) keeper.saw("limits", nowMs());
+  const looking = new Set<Observation>();
+  const executor = createExecutor(ctx, {
+    adopt: (eni) => adoptEni(ctx, eni, "attaching"),
+    putIntoService: (eni) => putIntoService(ctx, eni),
+    outcome,
+  });
+
+  function outcome(action: PoolAction, failure: Failure | undefined): number | undefined {
+    const now = nowMs();
+    const { enis } = readPool(ctx, now).view;
+    if (failure === undefined) {
+      keeper.done(action, enis, now);
+      return undefined;
+    }
+    keeper.failed(action, failure, enis, now, Math.random());
+    const blocks = keeper.inhibitions();
+    const eniId = action.kind === "create" ? undefined : action.eniId;
+    const vswitchId = action.kind === "create" ? action.vswitchId : enis.find((e) => e.id === eniId)?.vswitchId;
+    const concerned = [action.kind, "all", `eni:${eniId}`, `vswitch:${vswitchId}`].map(
+      (key) => blocks[key]?.untilMs ?? 0,
+    );
+    return Math.max(...concerned);
+  }
+
+  async function look(what: Observation): Promise<void> {
+    const askedMs = nowMs();
+    try {
+      switch (what) {
+        case "enis":
+          await syncWithCloud(ctx);
+          keeper.saw(what, askedMs);
+          break;
+        case "vswitches":
+          keeper.saw(what, askedMs, await lookAtVSwitches(ctx, ctx.config.vswitchIds));
+          break;
+        case "limits":
+          ctx.relimit(await ctx.cloud.instanceLimits(ctx.self.instanceType));
+          keeper.saw(what, askedMs);
+          break;
+        default:
+          what satisfies never;
+      }
+    } catch (error) {
+      if (isStoreLost(error)) return ctx.storeLost(error);
+      const { message } = error as Error;
+      keeper.sawNothing(what, nowMs(), error instanceof CloudError ? error.retryAfterMs : undefined, message);
+      ctx.log("warn", `looking at ${what} brought nothing: ${message}`);
+    } finally {
+      looking.delete(what);
+      ctx.wake();
+    }
+  }
+
+  function tellOperator({ began, ended }: KeptDecision): void {
+    const say = (level: "info" | "warn", verb: string, c: Condition) => {
+      ctx.log(level, `${c.reason} ${verb}: ${c.message}`, { about: c.about });
+      journal(ctx, "condition", `${c.reason} ${verb}`, c.message);
+    };
+    for (const c of began) say("warn", "began", c);
+    for (const c of ended) say("info", "ended", c);
+  }
+
+  /** As many as there are addresses, oldest first; all of them when there will be none. */
+  function tellWaiters(waiting: Waiting, view: PoolView, decision: KeptDecision): void {
+    const groups = [
+      { demands: waiting.any, idle: idleFor(view.enis, {}), stuck: decision.stuck },
+      ...waiting.constrained.map((g, i) => ({
+        demands: g.demands,
+        idle: idleFor(view.enis, g.only),
+        stuck: decision.stuckConstrained[i],
+      })),
+    ];
+    for (const { demands, idle, stuck } of groups) {
+      for (const [i, d] of demands.entries()) {
+        if (i < idle) wake.tell(d.waiter);
+        else if (stuck !== undefined) wake.tell(d.waiter, stuck);
+      }
+      if (stuck !== undefined && demands.length > idle) ctx.log("warn", `pods wait for an address: ${stuck}`);
+    }
+    for (const d of waiting.others)
+      wake.tell(d.waiter, `this agent keeps no ${d.only?.kinds?.join(" or ")} ENIs on the node`);
+  }
+
+  function reportPool({ enis }: PoolView): void {
+    const total = enis.reduce((n, e) => n + e.total, 0);
+    const allocated = enis.reduce((n, e) => n + e.allocated, 0);
+    ctx.metrics.observePool({
+      total,
+      allocated,
+      available: total - allocated,
+      enis: enis.length,
+      attached: enis.filter((e) => e.state === "ready").length,
+    });
+  }
+
+  return {
+    step() {
+      const now = nowMs();
+      const { view, waiting } = readPool(ctx, now);
+      const decision = keeper.decide(view, now);
+      for (const { what, reason } of decision.observe) {
+        if (looking.has(what)) continue;
+        looking.add(what);
+        ctx.log("info", `looking at ${what}: ${reason}`);
+        void look(what);
+      }
+      for (const action of decision.actions) void executor.run(action);
+      tellWaiters(waiting, view, decision);
+      tellOperator(decision);
+      reportPool(view);
+      return decision.againAtMs;
+    },
+    resume: () => void executor.resume(),
+    stop: () => executor.stop(),
+  };
+}
