@@ -9,6 +9,7 @@ import { listIntents } from "../store/intents.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, journal, nowMs } from "./context.ts";
 import { setUpEni, waitForLink } from "./eni-node.ts";
+import { holdRouted, readRoutedAddresses } from "./kernel-leases.ts";
 import { TAG_CREATOR, TAG_NODE } from "./settings.ts";
 
 const DEFAULT_MTU = 1500;
@@ -64,11 +65,20 @@ export async function adoptEni(ctx: AgentContext, eni: CloudEni, state: "attachi
     createdMs: nowMs(),
   };
   const usable = [...eni.ips4.filter((ip) => ip !== eni.primary4), ...eni.ips6];
-  inTransaction(ctx.store.db, () => {
-    upsertEni(ctx.store.db, record);
-    setEniState(ctx.store.db, eni.id, state);
-    if (state === "ready") syncAddresses(ctx.store.db, eni.id, usable, nowMs());
+  const { db } = ctx.store;
+  const routed = state === "ready" ? readRoutedAddresses() : new Map<string, string>();
+  const held = inTransaction(db, () => {
+    upsertEni(db, record);
+    setEniState(db, eni.id, state);
+    if (state !== "ready") return [];
+    const { added } = syncAddresses(db, eni.id, usable, nowMs());
+    return holdRouted(db, eni.id, added, routed, nowMs());
   });
+  if (held.length > 0)
+    ctx.log(
+      "warn",
+      `${held.join(" ")} of ENI ${eni.id}: pods have these, and the store did not know; they are kept for them`,
+    );
 }
 
 /** The link is there: routes and rules first, then its addresses may be handed out. */
@@ -141,8 +151,10 @@ export async function syncWithCloud(ctx: AgentContext): Promise<void> {
 
 function reportDifferences(ctx: AgentContext, eni: CloudEni): void {
   const usable = [...eni.ips4.filter((ip) => ip !== eni.primary4), ...eni.ips6];
+  const routed = readRoutedAddresses();
   const { added, missing } = inTransaction(ctx.store.db, () => {
     const found = syncAddresses(ctx.store.db, eni.id, usable, nowMs());
+    holdRouted(ctx.store.db, eni.id, found.added, routed, nowMs());
     const free = found.missing.filter((a) => a.state !== "allocated");
     forgetAddresses(
       ctx.store.db,

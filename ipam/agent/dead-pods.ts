@@ -9,6 +9,7 @@ import { type Attachment, getAttachment, listAttachments, releaseAttachment } fr
 import { getFact } from "../store/facts.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, journal, nowMs } from "./context.ts";
+import { holdsAny, readRoutedAddresses, releaseUnrouted } from "./kernel-leases.ts";
 
 const DEFAULT_COOLDOWN_MS = 30_000;
 
@@ -30,7 +31,21 @@ export function sweepDeadPods(ctx: AgentContext, suspects: ReadonlySet<string>, 
   for (const a of dead) {
     if (suspects.has(keyOf(a)) && nowMs() - a.createdMs >= minAgeMs) free(ctx, a);
   }
+  freeUnrouted(ctx);
   return new Set(dead.map(keyOf));
+}
+
+/** What a lost store left to the kernel alone. */
+function freeUnrouted(ctx: AgentContext): void {
+  const { db } = ctx.store;
+  if (!holdsAny(db)) return;
+  const routed = readRoutedAddresses();
+  const freed = inTransaction(db, () => releaseUnrouted(db, routed, nowMs(), cooldownOf(ctx)));
+  if (freed.length > 0) journal(ctx, "sweep", "ok", `${freed.join(" ")}: no pod has them any more`);
+}
+
+function cooldownOf(ctx: AgentContext): number {
+  return Number(getFact(ctx.store.db, "cooldown_ms") ?? DEFAULT_COOLDOWN_MS);
 }
 
 function free(ctx: AgentContext, a: Attachment): void {
@@ -45,8 +60,7 @@ function free(ctx: AgentContext, a: Attachment): void {
   } finally {
     nl.close();
   }
-  const cooldown = Number(getFact(ctx.store.db, "cooldown_ms") ?? DEFAULT_COOLDOWN_MS);
-  inTransaction(ctx.store.db, () => releaseAttachment(ctx.store.db, a, nowMs(), cooldown));
+  inTransaction(ctx.store.db, () => releaseAttachment(ctx.store.db, a, nowMs(), cooldownOf(ctx)));
   const pod = `${a.podNamespace ?? ""}/${a.podName ?? ""}`;
   ctx.log(
     "warn",

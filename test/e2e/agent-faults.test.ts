@@ -1,4 +1,5 @@
 /** The agent dies, the cloud misbehaves: nothing is leaked, nothing is doubled, pods keep their addresses. */
+import { closeSync, openSync, rmSync, writeSync } from "node:fs";
 import { afterEach, describe, expect, it } from "vitest";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
@@ -258,6 +259,45 @@ describe("cloud faults", inMode("eniip-veth"), () => {
     expect(await ping(pod.netns, OUTSIDE_IP)).toBe(true);
     await node.runtime.del(pod);
   }, 120_000);
+});
+
+describe("a store that is taken away from a living agent", () => {
+  it.each(["removed", "damaged"])(
+    "%s: the agent goes on with a new one, and no pod's address is given twice",
+    async (how) => {
+      const node = await oneNode();
+      await warm(node);
+      const pod = node.newPod();
+      const address = (await node.runtime.add(pod)).result.ips?.[0]?.address.split("/")[0] ?? "";
+      if (how === "removed") {
+        for (const suffix of ["", "-wal", "-shm"]) rmSync(node.store + suffix);
+      } else {
+        // The first page is SQLite's own: whoever reads it next says that it is no database.
+        const fd = openSync(node.store, "r+");
+        writeSync(fd, new Uint8Array(4096).fill(0x5a), 0, 4096, 0);
+        closeSync(fd);
+      }
+      await until("a new store that is full", 30_000, () => {
+        try {
+          return view(node).idle >= 4;
+        } catch {
+          return false;
+        }
+      });
+      const others = [];
+      for (let i = 0; i < 6; i++) {
+        const other = node.newPod();
+        const { result } = await node.runtime.add(other);
+        expect(result.ips?.[0]?.address.split("/")[0]).not.toBe(address);
+        others.push(other);
+      }
+      expect(await ping(pod.netns, OUTSIDE_IP)).toBe(true);
+      for (const p of [pod, ...others]) await node.runtime.del(p);
+      await until("its address is free again", 20_000, () => view(node).allocated === 0);
+      await settled(node);
+    },
+    90_000,
+  );
 });
 
 describe("restarts of the agent (F-42)", inMode("eniip-veth"), () => {
