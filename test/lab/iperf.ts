@@ -83,7 +83,7 @@ export async function throughputBySecond(m: Measurement): Promise<Intervals> {
   return ((await run(m)).intervals ?? []).map((i) => i.sum.bits_per_second);
 }
 
-const TRIES = 4;
+const TRIES = 6;
 
 /**
  * The rate that a limit lets through, as a share of it. Above the limit is wrong whenever it happens; below it may be the
