@@ -3,6 +3,7 @@ import { dirname } from "node:path";
 import { LOCK_EX, LOCK_NB, O_CREAT, O_RDWR } from "../../shared/sys/linux.ts";
 import { nodeSys as sys } from "../../shared/sys/node.ts";
 import { isErrno } from "../../shared/sys/sys.ts";
+import { listDemand } from "../store/demand.ts";
 import { listEnis } from "../store/enis.ts";
 import { getFact, setFacts } from "../store/facts.ts";
 import { listIntents } from "../store/intents.ts";
@@ -17,6 +18,7 @@ import { setUpKnownEnis, setUpNode } from "./eni-node.ts";
 import { createLoop, every } from "./loop.ts";
 import { createPoolWork } from "./pool-work.ts";
 import { repairAndReport } from "./repair.ts";
+import { keepTrunk } from "./trunk.ts";
 import { ensureVpcRoutes } from "./vpc-routes.ts";
 import { openWakeSocket } from "./wake-socket.ts";
 import { watchNetlink, watchStore } from "./watch.ts";
@@ -63,26 +65,39 @@ export interface AgentFacts {
  */
 export function startAgent(ctx: AgentContext, facts: AgentFacts): Agent {
   const { store, self } = ctx;
-  const shared = ctx.config.mode === "shared";
+  const { mode } = ctx.config;
   // Before the facts are this instance's: a disk may have been another one's.
   const sameInstance = [undefined, self.instanceId].includes(getFact(store.db, "instance_id"));
   const wake = openWakeSocket(`${dirname(store.path)}/agent.sock`, () => loop.soon());
   writeFacts(ctx, facts, wake.name);
   setUpNode(ctx);
   const linked = setUpKnownEnis(ctx);
-  const known = facts.storeKept && sameInstance && linked && listEnis(store.db).some((e) => e.kind === "shared");
-  const pool = shared
-    ? createPoolWork(ctx, wake, { seed: facts.seed, known, limitsAsked: facts.limitsAsked })
-    : undefined;
+  const trusted = facts.storeKept && sameInstance && linked;
+  const pools = ctx.config.pools.map(({ kind }, i) => {
+    const known = trusted && (i > 0 || listEnis(store.db).some((e) => e.kind === kind));
+    const specOf = () => ctx.config.pools[i] ?? fail(kind);
+    return createPoolWork(ctx, specOf, i === 0, wake, { seed: facts.seed, known, limitsAsked: facts.limitsAsked });
+  });
   const observeCni = cniObserver(ctx);
+  /** Pods that no pool of this node serves learn so at once. */
+  function tellStranded(): void {
+    const kinds = ctx.config.pools.map((p) => p.kind as string);
+    for (const d of listDemand(store.db, nowMs()))
+      if (!(d.only?.kinds ?? ["shared"]).some((kind) => kinds.includes(kind)))
+        wake.tell(
+          d.waiter,
+          `this node is in mode ${mode} and keeps no ${d.only?.kinds?.join(" or ") ?? "shared"} ENIs`,
+        );
+  }
   const failed = (error: Error) => {
     if (isStoreLost(error)) ctx.storeLost(error);
     else ctx.log("error", error.message);
   };
   const loop = createLoop(() => {
-    const againAtMs = pool?.step();
+    const due = pools.flatMap((pool) => pool.step() ?? []);
+    tellStranded();
     observeCni();
-    return againAtMs;
+    return due.length === 0 ? undefined : Math.min(...due);
   }, failed);
   ctx.onWake(loop.soon);
   const guarded = (work: () => void) => () => {
@@ -93,13 +108,14 @@ export function startAgent(ctx: AgentContext, facts: AgentFacts): Agent {
     }
   };
 
-  pool?.resume();
+  for (const pool of pools) pool.resume();
   // Watching begins before the first look: what changes during it is seen again.
   const storeWatch = watchStore(store.path, loop.soon);
   const stopWatching = watchNetlink(guarded(() => repairAndReport(ctx, "netlink event")));
   guarded(() => repairAndReport(ctx, "at start"))();
   loop.soon();
-  const stopRoutes = shared ? () => undefined : keepVpcRoutes(ctx, facts.podCidrs);
+  const stopRoutes = mode === "vpc" ? keepVpcRoutes(ctx, facts.podCidrs) : () => undefined;
+  const stopTrunk = mode === "trunk" ? keepTrunk(ctx) : () => undefined;
 
   let suspects: Set<string> = new Set();
   const timers = [
@@ -116,23 +132,28 @@ export function startAgent(ctx: AgentContext, facts: AgentFacts): Agent {
     every(REPAIR_EVERY_MS, () => repairAndReport(ctx, "periodic check"), failed),
     every(MAINTAIN_EVERY_MS, () => maintainStore(sys, store, storeNow(sys)), failed),
   ];
-  const { pool: p, mode } = ctx.config;
+  const sizes = ctx.config.pools.map(({ kind, pool: p }) => `${kind} ${p.minIdle} to ${p.maxIdle} idle`);
   ctx.log(
     "info",
-    `ready: ${mode} mode, pool ${p.minIdle} to ${p.maxIdle} idle, instance ${self.instanceId} (${self.instanceType}) in ${self.zone}`,
-    { known, intents: listIntents(store.db).length },
+    `ready: ${mode} mode, pools: ${sizes.join(", ")}; instance ${self.instanceId} (${self.instanceType}) in ${self.zone}`,
+    { trusted, intents: listIntents(store.db).length },
   );
   return {
     stop() {
       for (const stop of timers) stop();
-      pool?.stop();
+      for (const pool of pools) pool.stop();
       stopRoutes();
+      stopTrunk();
       stopWatching();
       storeWatch.close();
       loop.stop();
       wake.close();
     },
   };
+}
+
+function fail(kind: string): never {
+  throw new Error(`the pool of ${kind} ENIs has no configuration any more`);
 }
 
 /** What plugins need to know of the node. */
@@ -151,8 +172,9 @@ function writeFacts(ctx: AgentContext, facts: AgentFacts, socket: string): void 
       agent_socket: socket,
       eni_pick: facts.pick,
       ip_stack: facts.dualStack ? "dual" : "ipv4",
-      max_pool: String(config.pool.maxIdle),
-      min_pool: String(config.pool.minIdle),
+      via_node: JSON.stringify(config.viaNode),
+      max_pool: String(config.pools[0]?.pool.maxIdle ?? 0),
+      min_pool: String(config.pools[0]?.pool.minIdle ?? 0),
     }),
   );
 }

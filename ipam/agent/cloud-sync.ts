@@ -4,13 +4,13 @@ import { lastOf, parseCidr } from "../../shared/net/cidr.ts";
 import { addToIp, formatIp } from "../../shared/net/ip.ts";
 import type { CloudEni, CloudVSwitch } from "../cloud/cloud-api.ts";
 import { forgetAddresses, syncAddresses } from "../store/addresses.ts";
-import { getEni, listEnis, type NewEni, removeEni, setEniState, upsertEni } from "../store/enis.ts";
+import { type EniKind, getEni, listEnis, type NewEni, removeEni, setEniState, upsertEni } from "../store/enis.ts";
 import { listIntents } from "../store/intents.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, journal, nowMs } from "./context.ts";
-import { setUpEni, waitForLink } from "./eni-node.ts";
+import { hasNodeSide, noteEniLink, setUpEni, waitForLink } from "./eni-node.ts";
 import { holdRouted, readRoutedAddresses } from "./kernel-leases.ts";
-import { TAG_CREATOR, TAG_NODE } from "./settings.ts";
+import { TAG_CREATOR, TAG_NODE, TAG_POOL } from "./settings.ts";
 
 const DEFAULT_MTU = 1500;
 const vswitchCache = new Map<string, { readonly vswitch: CloudVSwitch; readonly atMs: number }>();
@@ -42,7 +42,22 @@ export function gatewayOf(cidr: string | undefined): string | undefined {
 
 /** ENIs of our pool on this instance; all others are foreign and never touched. */
 export function isOurs(eni: CloudEni, instanceId: string): boolean {
-  return eni.type === "Secondary" && eni.tags[TAG_CREATOR] === "terway" && eni.tags[TAG_NODE] === instanceId;
+  return eni.type !== "Primary" && eni.tags[TAG_CREATOR] === "terway" && eni.tags[TAG_NODE] === instanceId;
+}
+
+/** What the ENI is to us. */
+export function kindOf(eni: Pick<CloudEni, "type" | "tags">): EniKind {
+  if (eni.type === "Trunk") return "trunk";
+  const pool = eni.tags[TAG_POOL];
+  return eni.type === "Member" || pool === "member" ? "member" : pool === "exclusive" ? "exclusive" : "shared";
+}
+
+/** What pods can have of it: of a shared ENI all but its primary address, of one for a pod alone that, of a trunk nothing. */
+function usableOf(eni: CloudEni): string[] {
+  const kind = kindOf(eni);
+  if (kind === "trunk") return [];
+  const four = eni.ips4.filter((ip) => (ip === eni.primary4) === (kind !== "shared"));
+  return [...four, ...(kind === "shared" ? eni.ips6 : eni.ips6.slice(0, 1))];
 }
 
 /** Puts one ENI into the store, as the cloud describes it. */
@@ -51,7 +66,7 @@ export async function adoptEni(ctx: AgentContext, eni: CloudEni, state: "attachi
   const record: NewEni = {
     id: eni.id,
     mac: eni.mac,
-    kind: "shared",
+    kind: kindOf(eni),
     state,
     vswitchId: eni.vswitchId,
     securityGroups: eni.securityGroups,
@@ -62,16 +77,17 @@ export async function adoptEni(ctx: AgentContext, eni: CloudEni, state: "attachi
     cidr6: vswitch.cidr6,
     gateway6: gatewayOf(vswitch.cidr6),
     mtu: DEFAULT_MTU,
+    trunkId: eni.trunkEniId,
+    vlanId: eni.vlanId,
     createdMs: nowMs(),
   };
-  const usable = [...eni.ips4.filter((ip) => ip !== eni.primary4), ...eni.ips6];
   const { db } = ctx.store;
   const routed = state === "ready" ? readRoutedAddresses() : new Map<string, string>();
   const held = inTransaction(db, () => {
     upsertEni(db, record);
     setEniState(db, eni.id, state);
     if (state !== "ready") return [];
-    const { added } = syncAddresses(db, eni.id, usable, nowMs());
+    const { added } = syncAddresses(db, eni.id, usableOf(eni), nowMs());
     return holdRouted(db, eni.id, added, routed, nowMs());
   });
   if (held.length > 0)
@@ -84,6 +100,7 @@ export async function adoptEni(ctx: AgentContext, eni: CloudEni, state: "attachi
 /** The link is there: routes and rules first, then its addresses may be handed out. */
 export async function putIntoService(ctx: AgentContext, eni: CloudEni): Promise<boolean> {
   await adoptEni(ctx, eni, "attaching");
+  if (kindOf(eni) === "member") return takeMember(ctx, eni);
   const link = await waitForLink(eni.mac);
   const record = getEni(ctx.store.db, eni.id);
   if (link === undefined || record === undefined) {
@@ -93,7 +110,18 @@ export async function putIntoService(ctx: AgentContext, eni: CloudEni): Promise<
     );
     return false;
   }
-  setUpEni(ctx, record, link);
+  if (hasNodeSide(record)) setUpEni(ctx, record, link);
+  else noteEniLink(ctx, record, link);
+  await adoptEni(ctx, eni, "ready");
+  return true;
+}
+
+/** A member has no link of its own on the node: its VLAN id and its trunk are all. */
+async function takeMember(ctx: AgentContext, eni: CloudEni): Promise<boolean> {
+  if (eni.vlanId === undefined || eni.vlanId < 1 || eni.vlanId > 4094) {
+    ctx.log("error", `member ENI ${eni.id} has VLAN id ${eni.vlanId ?? "none"}, want 1 to 4094: it is given back`);
+    return false;
+  }
   await adoptEni(ctx, eni, "ready");
   return true;
 }
@@ -134,7 +162,7 @@ export async function syncWithCloud(ctx: AgentContext): Promise<void> {
   }
   const listed = new Set(attached.map((e) => e.id));
   for (const eni of listEnis(store.db)) {
-    if (listed.has(eni.id) || eni.kind !== "shared" || !isSettled(eni.id)) continue;
+    if (listed.has(eni.id) || eni.kind === "primary" || !isSettled(eni.id)) continue;
     // The list is eventually consistent: only the answer about the one named object counts.
     const now = await ctx.cloud.describeEni(eni.id);
     if (now?.instanceId === ctx.self.instanceId || !isSettled(eni.id)) continue;
@@ -145,15 +173,18 @@ export async function syncWithCloud(ctx: AgentContext): Promise<void> {
   }
   await removeOrphans(
     ctx,
-    creating() ? [] : mine.filter((e) => e.status === "Available" && isSettled(e.id) && !getEni(store.db, e.id)),
+    creating()
+      ? []
+      : mine.filter(
+          (e) => e.type !== "Trunk" && e.status === "Available" && isSettled(e.id) && !getEni(store.db, e.id),
+        ),
   );
 }
 
 function reportDifferences(ctx: AgentContext, eni: CloudEni): void {
-  const usable = [...eni.ips4.filter((ip) => ip !== eni.primary4), ...eni.ips6];
   const routed = readRoutedAddresses();
   const { added, missing } = inTransaction(ctx.store.db, () => {
-    const found = syncAddresses(ctx.store.db, eni.id, usable, nowMs());
+    const found = syncAddresses(ctx.store.db, eni.id, usableOf(eni), nowMs());
     holdRouted(ctx.store.db, eni.id, found.added, routed, nowMs());
     const free = found.missing.filter((a) => a.state !== "allocated");
     forgetAddresses(

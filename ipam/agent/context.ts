@@ -9,14 +9,28 @@ import { isDamage, type Store, StoreReplacedError } from "../store/open.ts";
 import { inTransaction } from "../store/transaction.ts";
 import type { AgentMetrics } from "./metrics.ts";
 
-/** The configuration, as far as this instance can follow it. */
-export interface AgentConfig {
+/** What a pool keeps: addresses of shared ENIs, or whole ENIs, one for each pod. */
+export type PoolKind = "shared" | "exclusive" | "member";
+
+export interface PoolSpec {
+  readonly kind: PoolKind;
   readonly pool: PoolConfig;
   readonly limits: PoolLimits;
+}
+
+/** The configuration, as far as this instance can follow it. */
+export interface AgentConfig {
+  /** The first is the one that the configuration's sizes are about; the others serve what pods ask for. */
+  readonly pools: readonly PoolSpec[];
+  readonly dualStack: boolean;
+  /** ENIs that can be attached besides the primary one, members of a trunk not counted. */
+  readonly eniSlots: number;
   readonly vswitchIds: readonly string[];
   readonly securityGroups: readonly string[];
   readonly eniTags: Readonly<Record<string, string>>;
-  readonly mode: "shared" | "vpc";
+  readonly mode: "shared" | "vpc" | "exclusive" | "trunk";
+  /** CIDRs that pods with an uplink reach through the node. */
+  readonly viaNode: readonly string[];
   readonly orphanTtlMs: number;
   readonly vswitchCacheTtlMs: number;
 }

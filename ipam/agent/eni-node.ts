@@ -39,10 +39,27 @@ export async function waitForLink(mac: string): Promise<Link | undefined> {
   }
 }
 
+/** Whether the node itself sends and receives by the ENI: not by one that a pod has for itself, and a member is no link. */
+export function hasNodeSide(eni: Pick<Eni, "kind">): boolean {
+  return eni.kind === "shared" || eni.kind === "trunk";
+}
+
+/** An ENI that waits for its pod: only its link's name is noted, to give it back under. */
+export function noteEniLink(ctx: Pick<AgentContext, "store">, eni: Eni, link: Link): void {
+  inTransaction(ctx.store.db, () =>
+    setEniLink(ctx.store.db, eni.id, {
+      ifname: link.name,
+      ifindex: link.index,
+      mtu: link.mtuBytes,
+      preparedBoot: ctx.store.bootId,
+    }),
+  );
+}
+
 /** Brings the ENI's link, address, routes and rule up; idempotent. */
 export function setUpEni(ctx: AgentContext, eni: Eni, link: Link): void {
   const mtu = Math.min(eni.mtu, link.mtuBytes);
-  if (ctx.config.pool.dualStack) {
+  if (ctx.config.dualStack) {
     // Before it comes up: a link-local address that waits for duplicate detection sends no neighbour solicitation, and
     // the first packets of the first pod would be lost. A router advertisement must not add routes beside ours.
     for (const name of ["accept_dad", "accept_ra"]) writeSysctl(nodeSys, `net/ipv6/conf/${link.name}/${name}`, "0");
@@ -71,7 +88,7 @@ export function nodeIpsOf(ctx: Pick<AgentContext, "store" | "self">): string[] {
  */
 export function setUpKnownEnis(ctx: AgentContext): boolean {
   const links = readLinks();
-  const inService = listEnis(ctx.store.db).filter((e) => e.kind === "shared" && e.state === "ready");
+  const inService = listEnis(ctx.store.db).filter((e) => hasNodeSide(e) && e.state === "ready");
   for (const eni of inService) {
     const link = findEniLink(links, eni.mac);
     if (link !== undefined && eni.preparedBoot !== ctx.store.bootId) setUpEni(ctx, eni, link);
@@ -82,7 +99,7 @@ export function setUpKnownEnis(ctx: AgentContext): boolean {
 /** What forwarding between pods and ENIs needs of the node, and nothing more. */
 export function setUpNode(ctx: Pick<AgentContext, "config" | "store" | "self">): void {
   writeSysctl(nodeSys, "net/ipv4/ip_forward", "1");
-  if (ctx.config.pool.dualStack) writeSysctl(nodeSys, "net/ipv6/conf/all/forwarding", "1");
+  if (ctx.config.dualStack) writeSysctl(nodeSys, "net/ipv6/conf/all/forwarding", "1");
   const nl = openNetlink(nodeSys);
   try {
     ensureNodeRules(nodeSys, nl, nodeIpsOf(ctx));

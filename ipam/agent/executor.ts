@@ -10,12 +10,13 @@ import { type CloudEni, CloudError } from "../cloud/cloud-api.ts";
 import type { PoolAction } from "../pool/decide.ts";
 import type { Failure } from "../pool/inhibit.ts";
 import { addAddress, forgetAddresses, listAddresses, markReleasing, unmarkReleasing } from "../store/addresses.ts";
-import { beginDetach, getEni, removeEni, setEniState } from "../store/enis.ts";
+import { beginDetach, getEni, listEnis, removeEni, setEniState } from "../store/enis.ts";
 import { dropIntent, type Intent, listIntents, putIntent, recordIntent } from "../store/intents.ts";
 import { inDurableTransaction, inTransaction } from "../store/transaction.ts";
-import { type AgentContext, isStoreLost, journal, nowMs, wallMs } from "./context.ts";
+import { type AgentContext, isStoreLost, journal, nowMs, type PoolKind, wallMs } from "./context.ts";
 import { actionOf, intentKindOf } from "./intent-action.ts";
-import { TAG_CREATOR, TAG_NODE } from "./settings.ts";
+import { poolOf } from "./pool-state.ts";
+import { TAG_CREATOR, TAG_NODE, TAG_POOL } from "./settings.ts";
 
 const POLL_MS = [200, 300, 500, 1000, 2000, 3000];
 const POLL_TRIES = 30;
@@ -35,6 +36,8 @@ export interface ExecutorDeps {
   adopt(eni: CloudEni): Promise<void>;
   /** The ENI is attached: sets up the node's side and hands its addresses out. @returns false when it cannot be used. */
   putIntoService(eni: CloudEni): Promise<boolean>;
+  /** The trunk ENI that members hang on; undefined: there is none yet. */
+  trunkId(): string | undefined;
   /** Told of every try. @returns Until when such an action is not to be tried again, if anything says so. */
   outcome(action: PoolAction, failure: Failure | undefined): number | undefined;
 }
@@ -53,7 +56,7 @@ type ExecutorContext = Pick<
   "store" | "cloud" | "self" | "config" | "metrics" | "lately" | "log" | "wake" | "storeLost" | "reached"
 >;
 
-export function createExecutor(ctx: ExecutorContext, deps: ExecutorDeps): Executor {
+export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: ExecutorDeps): Executor {
   const { cloud, self, store } = ctx;
   const { db } = store;
   const tries = new Map<string, number>();
@@ -66,7 +69,7 @@ export function createExecutor(ctx: ExecutorContext, deps: ExecutorDeps): Execut
       kind: intentKindOf(action),
       eniId: action.kind === "create" ? undefined : action.eniId,
       clientToken: randomUUID(),
-      payload: JSON.stringify(action),
+      payload: JSON.stringify(action.kind === "create" ? { ...action, pool } : action),
       step: "asked",
       sinceMs: nowMs(),
     };
@@ -97,9 +100,15 @@ export function createExecutor(ctx: ExecutorContext, deps: ExecutorDeps): Execut
       const made = await cloud.createEni({
         vswitchId: action.vswitchId,
         securityGroups: action.only?.securityGroups ?? ctx.config.securityGroups,
-        count4: action.count,
-        count6: ctx.config.pool.dualStack ? action.count : 0,
-        tags: { ...ctx.config.eniTags, [TAG_CREATOR]: "terway", [TAG_NODE]: self.instanceId },
+        // A pod with an ENI of its own has its primary address.
+        count4: pool === "shared" ? action.count : 0,
+        count6: ctx.config.dualStack ? (pool === "shared" ? action.count : 1) : 0,
+        tags: {
+          ...ctx.config.eniTags,
+          [TAG_CREATOR]: "terway",
+          [TAG_NODE]: self.instanceId,
+          ...(pool === "shared" ? {} : { [TAG_POOL]: pool }),
+        },
         name: `terway-${self.instanceId}`,
         clientToken: intent.clientToken ?? "",
       });
@@ -120,7 +129,7 @@ export function createExecutor(ctx: ExecutorContext, deps: ExecutorDeps): Execut
     if (eni === undefined) return forget(eniId, intent.id); // somebody deleted it: the pool decides anew
     if (eni.status === "Available") {
       try {
-        await cloud.attachEni(eniId, self.instanceId);
+        await cloud.attachEni(eniId, self.instanceId, trunkFor(eniId));
       } catch (error) {
         if (error instanceof CloudError && NEVER_ATTACHES.has(error.class)) await discard(eniId, intent.id);
         throw error;
@@ -150,6 +159,15 @@ export function createExecutor(ctx: ExecutorContext, deps: ExecutorDeps): Execut
     journal(ctx, "create-eni", "ok", detail, performance.now() - started);
   }
 
+  /** Of a member. @throws {CloudError} to be tried again, as long as there is no trunk. */
+  function trunkFor(eniId: string): string | undefined {
+    if (pool !== "member") return undefined;
+    const trunkId = deps.trunkId();
+    if (trunkId === undefined)
+      throw stateError("AttachNetworkInterface", "NoTrunk", `ENI ${eniId} waits for this instance's trunk ENI`);
+    return trunkId;
+  }
+
   /** Deletes an ENI that could not be attached. */
   async function discard(eniId: string, intentId: string): Promise<void> {
     await ignoringGone(() => cloud.deleteEni(eniId));
@@ -169,7 +187,7 @@ export function createExecutor(ctx: ExecutorContext, deps: ExecutorDeps): Execut
   async function assign(intent: Intent, { eniId, count, family }: Assign): Promise<void> {
     const started = performance.now();
     const token = intent.clientToken ?? "";
-    const wants6 = family === 6 || (family === undefined && ctx.config.pool.dualStack);
+    const wants6 = family === 6 || (family === undefined && ctx.config.dualStack);
     const four = family === 6 ? [] : await cloud.assign(eniId, count, token);
     // The other family may be refused: these are ours all the same.
     if (wants6) inTransaction(db, () => addAll(eniId, four));
@@ -231,7 +249,7 @@ export function createExecutor(ctx: ExecutorContext, deps: ExecutorDeps): Execut
     let eni = await cloud.describeEni(eniId);
     if (eni?.status === "Attaching") eni = await waitForStatus(eniId, ["Available", "InUse"]);
     if (eni?.status === "InUse" && eni.instanceId === self.instanceId)
-      await ignoringGone(() => cloud.detachEni(eniId, self.instanceId));
+      await ignoringGone(() => cloud.detachEni(eniId, self.instanceId, eni?.trunkEniId));
     // From here on there is no way back into service.
     save({ ...intent, step: "detached" });
     if (eni !== undefined && eni.status !== "Available") eni = await waitForStatus(eniId, ["Available"]);
@@ -399,7 +417,12 @@ export function createExecutor(ctx: ExecutorContext, deps: ExecutorDeps): Execut
   return {
     run,
     async resume() {
-      await Promise.all(listIntents(db).map(goOn));
+      const enis = listEnis(db);
+      await Promise.all(
+        listIntents(db)
+          .filter((i) => poolOf(i, enis) === pool)
+          .map(goOn),
+      );
     },
     stop() {
       stopped = true;

@@ -5,7 +5,14 @@ import { setTimeout as pause } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { type EniConfOutcome, keysNotActedOn, parseEniConf } from "../../shared/config/eni-conf.ts";
 import type { EniConfig } from "../../shared/config/eni-conf-keys.ts";
-import { addressesPerEni, clampToInstance, podEnis } from "../../shared/config/instance-limits.ts";
+import {
+  addressesPerEni,
+  clampToInstance,
+  type IpStack,
+  memberEnis,
+  podEnis,
+  type InstanceLimits as TypeLimits,
+} from "../../shared/config/instance-limits.ts";
 import { hash128 } from "../../shared/net/hash.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createAlibabaCloud } from "../cloud/alibaba.ts";
@@ -20,7 +27,7 @@ import { getFact, setFacts } from "../store/facts.ts";
 import { DEFAULT_STORE, isDamage, openStore, repairStore, type Store } from "../store/open.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentFacts, lockForAgent, startAgent } from "./agent.ts";
-import { type AgentConfig, type AgentContext, emptyLately } from "./context.ts";
+import { type AgentConfig, type AgentContext, emptyLately, type PoolSpec } from "./context.ts";
 import { createMetrics, serveMetrics } from "./metrics.ts";
 import { startPolicy } from "./policy.ts";
 import type { AgentOptions } from "./settings.ts";
@@ -104,21 +111,56 @@ function agentConfig(
     throw new Error(
       `eni_conf: vswitches has no vSwitch of this node's zone ${self.zone}, only of ${Object.keys(config.vswitches).join(", ")}: add one`,
     );
-  if (config.networkMode !== "ENIIP" && config.networkMode !== "VPC")
-    throw new Error(`eni_conf: network_mode ${config.networkMode} is not built yet: use ENIIP or VPC`);
+  if (config.networkMode === "Trunk" && memberEnis(typeLimits) === 0)
+    throw new Error(
+      `eni_conf: network_mode Trunk needs an instance type with trunk ENIs, which ${self.instanceType} is not: use ENIIP, or another type`,
+    );
   return {
-    mode: config.networkMode === "VPC" ? "vpc" : "shared",
+    mode: MODES[config.networkMode],
+    viaNode: config.serviceCidrs,
+    dualStack: ipStack === "dual",
+    eniSlots: Math.min(podEnis(typeLimits), config.maxEni ?? Number.POSITIVE_INFINITY),
+    pools: poolsOf(config, typeLimits, ipStack, reconcileMs),
     vswitchIds,
     securityGroups: [config.securityGroup],
     eniTags: config.eniTags,
     orphanTtlMs: config.orphanEniTtlSeconds * 1000,
     vswitchCacheTtlMs: config.vpcCacheTtlSeconds * 1000,
-    limits: {
-      enis: Math.min(podEnis(typeLimits), config.maxEni ?? Number.POSITIVE_INFINITY),
-      perEni: addressesPerEni(typeLimits, ipStack),
-    },
-    pool: { ...poolConfigOf(config, ipStack), ...(reconcileMs !== undefined && { reconcileMs }) },
   };
+}
+
+const MODES = { ENIIP: "shared", VPC: "vpc", ENI: "exclusive", Trunk: "trunk" } as const;
+
+/** The pools of the mode; those after the first begin empty and serve pods that ask for them. */
+function poolsOf(
+  config: EniConfig,
+  limits: TypeLimits,
+  ipStack: IpStack,
+  reconcileMs: number | undefined,
+): readonly PoolSpec[] {
+  const sized = { ...poolConfigOf(config, ipStack), ...(reconcileMs !== undefined && { reconcileMs }) };
+  const onDemand = { ...sized, minIdle: 0, maxIdle: 0, reservePercent: 0, preAttach: 0 };
+  const spec = (kind: PoolSpec["kind"], pool: PoolSpec["pool"]): PoolSpec => ({
+    kind,
+    pool,
+    limits: {
+      enis: kind === "member" ? Math.min(memberEnis(limits), config.memberAdapters ?? 4094) : podEnis(limits),
+      perEni: kind === "shared" ? addressesPerEni(limits, ipStack) : 1,
+      ...(kind === "shared" ? {} : { whole: true }),
+    },
+  });
+  switch (config.networkMode) {
+    case "ENIIP":
+      return [spec("shared", sized), spec("exclusive", onDemand)];
+    case "ENI":
+      return [spec("exclusive", sized)];
+    case "Trunk":
+      return [spec("member", sized), spec("shared", onDemand)];
+    case "VPC":
+      return [spec("exclusive", onDemand)];
+    default:
+      return config.networkMode satisfies never;
+  }
 }
 
 /** What the store remembers of the instance type: asking again can wait. */
@@ -210,7 +252,7 @@ async function main(): Promise<void> {
   const facts: AgentFacts = {
     nodeName,
     podCidrs: options.podCidrs,
-    dualStack: inForce.pool.dualStack,
+    dualStack: inForce.dualStack,
     node6: (await metadata.get(`network/interfaces/macs/${self.primaryMac}/ipv6s`))
       ?.replace(/[[\]\s]/g, "")
       .split(",")[0],
@@ -235,7 +277,7 @@ async function main(): Promise<void> {
     relimit(asked) {
       inForce = agentConfig(config, self, asked, options);
       rememberLimits(store, asked);
-      const { maxIdle, minIdle } = inForce.pool;
+      const { maxIdle = 0, minIdle = 0 } = inForce.pools[0]?.pool ?? {};
       inTransaction(store.db, () => setFacts(store.db, { max_pool: String(maxIdle), min_pool: String(minIdle) }));
     },
     log,

@@ -7,7 +7,7 @@ import { type Demand, listDemand } from "../store/demand.ts";
 import type { EniConstraint } from "../store/eni-constraint.ts";
 import { type Eni, listEnis } from "../store/enis.ts";
 import { type Intent, listIntents } from "../store/intents.ts";
-import type { AgentContext } from "./context.ts";
+import type { AgentContext, PoolKind, PoolSpec } from "./context.ts";
 import { actionOf } from "./intent-action.ts";
 
 /** Pods that wait, in the groups in which they are served. Each is oldest first. */
@@ -16,43 +16,65 @@ export interface Waiting {
   readonly any: readonly Demand[];
   /** In the order of `PoolView.constrained`. */
   readonly constrained: readonly { readonly only: EniConstraint; readonly demands: readonly Demand[] }[];
-  /** For ENIs of a kind that this pool does not keep. */
-  readonly others: readonly Demand[];
 }
 
 type ViewContext = Pick<AgentContext, "store" | "config" | "lately" | "budgets">;
 
-export function readPool(ctx: ViewContext, now: number): { readonly view: PoolView; readonly waiting: Waiting } {
+export function readPool(
+  ctx: ViewContext,
+  spec: PoolSpec,
+  now: number,
+): { readonly view: PoolView; readonly waiting: Waiting } {
   const { db } = ctx.store;
   const { config } = ctx;
   const enis = listEnis(db);
-  const waiting = groupDemand(listDemand(db, now));
-  // Pods with an ENI of their own take slots of the same instance.
-  const others = enis.filter((e) => e.kind === "exclusive" || e.kind === "trunk").length;
+  const waiting = groupDemand(listDemand(db, now), spec.kind);
   const view: PoolView = {
-    config: config.pool,
-    limits: { ...config.limits, enis: Math.max(0, config.limits.enis - others) },
-    enis: poolEnis(enis, listAddresses(db), config.pool.dualStack, ctx.lately.unassigned, now),
+    config: spec.pool,
+    limits: { ...spec.limits, enis: slotsFor(spec, config.eniSlots, enis) },
+    enis: poolEnis(
+      enis.filter((e) => e.kind === spec.kind),
+      listAddresses(db),
+      config.dualStack,
+      ctx.lately.unassigned,
+      now,
+    ),
     waiters: waiting.any.length,
     waitingSinceMs: waiting.any[0]?.sinceMs,
     constrained: waiting.constrained.map((g): ConstrainedDemand => ({ only: g.only, waiters: g.demands.length })),
-    operations: listIntents(db).flatMap(operationOf),
+    operations: listIntents(db)
+      .filter((i) => poolOf(i, enis) === spec.kind)
+      .flatMap(operationOf),
     vswitchIds: config.vswitchIds,
     budgets: ctx.budgets(now),
   };
   return { view, waiting };
 }
 
-/** Pure. */
-export function groupDemand(demands: readonly Demand[]): Waiting {
+/** ENIs that the pool may have: what other pools have takes slots of the same instance. Pure. */
+export function slotsFor(spec: PoolSpec, slots: number, enis: readonly Pick<Eni, "kind">[]): number {
+  if (spec.kind === "member") return spec.limits.enis;
+  const others = enis.filter((e) => e.kind !== spec.kind && e.kind !== "member" && e.kind !== "primary").length;
+  return Math.max(0, Math.min(spec.limits.enis, slots - others));
+}
+
+/** Whose call it is: said in the intent of a new ENI, else told by the ENI. Pure. */
+export function poolOf(intent: Intent, enis: readonly Pick<Eni, "id" | "kind">[]): PoolKind {
+  const known = enis.find((e) => e.id === intent.eniId)?.kind;
+  if (known === "exclusive" || known === "member" || known === "shared") return known;
+  return intent.kind === "create-eni"
+    ? ((JSON.parse(intent.payload) as { pool?: PoolKind }).pool ?? "shared")
+    : "shared";
+}
+
+/** Pods that this pool serves. Pure. */
+export function groupDemand(demands: readonly Demand[], kind: PoolKind): Waiting {
   const any: Demand[] = [];
-  const others: Demand[] = [];
   const groups = new Map<string, { only: EniConstraint; demands: Demand[] }>();
   for (const d of demands) {
     const { kinds, ...only }: EniConstraint = d.only ?? {};
-    if (kinds !== undefined && !kinds.includes("shared")) {
-      others.push(d);
-    } else if (Object.keys(only).length === 0) {
+    if (!(kinds ?? ["shared"]).includes(kind)) continue;
+    if (Object.keys(only).length === 0) {
       any.push(d);
     } else {
       const key = JSON.stringify(only);
@@ -61,7 +83,7 @@ export function groupDemand(demands: readonly Demand[]): Waiting {
       group.demands.push(d);
     }
   }
-  return { any, constrained: [...groups.values()], others };
+  return { any, constrained: [...groups.values()] };
 }
 
 /** The ENIs of the pool with their addresses. Pure. */
@@ -72,28 +94,26 @@ export function poolEnis(
   unassignedAt: ReadonlyMap<string, number>,
   now: number,
 ): PoolEni[] {
-  return enis
-    .filter((e) => e.kind === "shared")
-    .map((e): PoolEni => {
-      const own = addresses.filter((a) => a.eniId === e.id && a.state !== "releasing");
-      const of = (family: 4 | 6) => own.filter((a) => a.family === family);
-      const four = of(4);
-      const cooling = four.filter((a) => a.state === "idle" && a.coolUntilMs > now);
-      return {
-        id: e.id,
-        state: e.state,
-        vswitchId: e.vswitchId,
-        total: four.length,
-        allocated: four.filter((a) => a.state === "allocated").length,
-        reserved: four.filter((a) => a.state === "reserved").length,
-        idle: idleOf(four, now),
-        cooling: cooling.length,
-        nextFreeAtMs: cooling.length === 0 ? undefined : Math.min(...cooling.map((a) => a.coolUntilMs)),
-        unassignedAtMs: unassignedAt.get(e.id),
-        securityGroups: e.securityGroups,
-        ...(dualStack && { total6: of(6).length, idle6: idleOf(of(6), now) }),
-      };
-    });
+  return enis.map((e): PoolEni => {
+    const own = addresses.filter((a) => a.eniId === e.id && a.state !== "releasing");
+    const of = (family: 4 | 6) => own.filter((a) => a.family === family);
+    const four = of(4);
+    const cooling = four.filter((a) => a.state === "idle" && a.coolUntilMs > now);
+    return {
+      id: e.id,
+      state: e.state,
+      vswitchId: e.vswitchId,
+      total: four.length,
+      allocated: four.filter((a) => a.state === "allocated").length,
+      reserved: four.filter((a) => a.state === "reserved").length,
+      idle: idleOf(four, now),
+      cooling: cooling.length,
+      nextFreeAtMs: cooling.length === 0 ? undefined : Math.min(...cooling.map((a) => a.coolUntilMs)),
+      unassignedAtMs: unassignedAt.get(e.id),
+      securityGroups: e.securityGroups,
+      ...(dualStack && { total6: of(6).length, idle6: idleOf(of(6), now) }),
+    };
+  });
 }
 
 /** Those that can be handed out now, the longest idle first. */

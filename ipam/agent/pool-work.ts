@@ -3,8 +3,9 @@ import { CloudError } from "../cloud/cloud-api.ts";
 import type { Condition, Observation, PoolAction } from "../pool/decide.ts";
 import type { Failure } from "../pool/inhibit.ts";
 import { createPoolKeeper, type KeptDecision, type PoolView } from "../pool/keeper.ts";
+import { listEnis } from "../store/enis.ts";
 import { adoptEni, lookAtVSwitches, putIntoService, syncWithCloud } from "./cloud-sync.ts";
-import { type AgentContext, isStoreLost, journal, nowMs } from "./context.ts";
+import { type AgentContext, isStoreLost, journal, nowMs, type PoolSpec } from "./context.ts";
 import { createExecutor } from "./executor.ts";
 import { idleFor, readPool, type Waiting } from "./pool-state.ts";
 import type { WakeSocket } from "./wake-socket.ts";
@@ -26,11 +27,22 @@ export interface PoolStart {
   readonly limitsAsked: boolean;
 }
 
-export function createPoolWork(ctx: AgentContext, wake: Pick<WakeSocket, "tell">, start: PoolStart): PoolWork {
+/**
+ * @param specOf What is in force now.
+ * @param looks Whether this pool looks at the ENIs and limits of the instance for all pools.
+ */
+export function createPoolWork(
+  ctx: AgentContext,
+  specOf: () => PoolSpec,
+  looks: boolean,
+  wake: Pick<WakeSocket, "tell">,
+  start: PoolStart,
+): PoolWork {
   const keeper = createPoolKeeper(nowMs(), start.seed, start.known);
   if (start.limitsAsked) keeper.saw("limits", nowMs());
   const looking = new Set<Observation>();
-  const executor = createExecutor(ctx, {
+  const executor = createExecutor(ctx, specOf().kind, {
+    trunkId: () => listEnis(ctx.store.db).find((e) => e.kind === "trunk" && e.state === "ready")?.id,
     adopt: (eni) => adoptEni(ctx, eni, "attaching"),
     putIntoService: (eni) => putIntoService(ctx, eni),
     outcome,
@@ -38,7 +50,7 @@ export function createPoolWork(ctx: AgentContext, wake: Pick<WakeSocket, "tell">
 
   function outcome(action: PoolAction, failure: Failure | undefined): number | undefined {
     const now = nowMs();
-    const { enis } = readPool(ctx, now).view;
+    const { enis } = readPool(ctx, specOf(), now).view;
     if (failure === undefined) {
       keeper.done(action, enis, now);
       return undefined;
@@ -108,8 +120,6 @@ export function createPoolWork(ctx: AgentContext, wake: Pick<WakeSocket, "tell">
       }
       if (stuck !== undefined && demands.length > idle) ctx.log("warn", `pods wait for an address: ${stuck}`);
     }
-    for (const d of waiting.others)
-      wake.tell(d.waiter, `this agent keeps no ${d.only?.kinds?.join(" or ")} ENIs on the node`);
   }
 
   function reportPool({ enis }: PoolView): void {
@@ -127,10 +137,14 @@ export function createPoolWork(ctx: AgentContext, wake: Pick<WakeSocket, "tell">
   return {
     step() {
       const now = nowMs();
-      const { view, waiting } = readPool(ctx, now);
+      const { view, waiting } = readPool(ctx, specOf(), now);
       const decision = keeper.decide(view, now);
       for (const { what, reason } of decision.observe) {
         if (looking.has(what)) continue;
+        if (!looks && what !== "vswitches") {
+          keeper.saw(what, now); // the first pool looks for all
+          continue;
+        }
         looking.add(what);
         ctx.log("info", `looking at ${what}: ${reason}`);
         void look(what);
@@ -138,7 +152,7 @@ export function createPoolWork(ctx: AgentContext, wake: Pick<WakeSocket, "tell">
       for (const action of decision.actions) void executor.run(action);
       tellWaiters(waiting, view, decision);
       tellOperator(decision);
-      reportPool(view);
+      if (looks) reportPool(view);
       return decision.againAtMs;
     },
     resume: () => void executor.resume(),

@@ -18,7 +18,7 @@ import { listAttachments } from "../store/attachments.ts";
 import { type Eni, listEnis, setEniLink } from "../store/enis.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, journal } from "./context.ts";
-import { findEniLink, nodeIpsOf } from "./eni-node.ts";
+import { findEniLink, hasNodeSide, nodeIpsOf } from "./eni-node.ts";
 
 /** What differs for one ENI. Pure. */
 export function eniProblems(eni: Eni, view: KernelView): string[] {
@@ -48,7 +48,7 @@ export function repairNode(ctx: AgentContext): string[] {
 }
 
 function repairSysctls(ctx: AgentContext): string[] {
-  const wanted = ["net/ipv4/ip_forward", ...(ctx.config.pool.dualStack ? ["net/ipv6/conf/all/forwarding"] : [])];
+  const wanted = ["net/ipv4/ip_forward", ...(ctx.config.dualStack ? ["net/ipv6/conf/all/forwarding"] : [])];
   return wanted
     .filter((name) => readSysctl(nodeSys, name) !== "1")
     .map((name) => `${name} was ${writeSysctl(nodeSys, name, "1")}`);
@@ -57,7 +57,7 @@ function repairSysctls(ctx: AgentContext): string[] {
 function repairEnis(ctx: AgentContext, nl: NetlinkSocket): string[] {
   const view = readKernelView(nl);
   return listEnis(ctx.store.db)
-    .filter((eni) => eni.kind === "shared" && (eni.state === "ready" || eni.state === "draining"))
+    .filter((eni) => hasNodeSide(eni) && (eni.state === "ready" || eni.state === "draining"))
     .flatMap((eni) => {
       const problems = eniProblems(eni, view);
       const link = findEniLink(view.links, eni.mac);

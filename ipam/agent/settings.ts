@@ -27,3 +27,5 @@ export interface AgentOptions {
 /** ENIs that carry these belong to a pool of ours; the second says of which node. */
 export const TAG_CREATOR = "terway:creator";
 export const TAG_NODE = "terway:instance";
+/** Which pool, where it is not that of shared ENIs; `trunk` on the trunk ENI. */
+export const TAG_POOL = "terway:pool";

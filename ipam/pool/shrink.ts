@@ -39,6 +39,7 @@ export function shrink(state: PoolState, memory: PoolMemory, counts: Counts, pla
       spare -= 1;
       continue;
     }
+    if (state.limits.whole) continue;
     const addresses = eni.idle.slice(0, Math.max(0, Math.min(excess, usableOf(eni), state.config.batch)));
     if (
       addresses.length === 0 ||

@@ -41,6 +41,8 @@ export interface PoolLimits {
   readonly enis: number;
   /** Secondary addresses of one ENI, of each family in use. */
   readonly perEni: number;
+  /** Each pod has a whole ENI: addresses are not given back by themselves. */
+  readonly whole?: boolean;
 }
 
 export interface PoolEni {

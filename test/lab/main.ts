@@ -20,7 +20,7 @@ const { values } = parseArgs({
   },
 });
 
-const MODES: readonly LabMode[] = ["eniip-veth", "vpc"];
+const MODES: readonly LabMode[] = ["eniip-veth", "vpc", "eni-exclusive", "eniip-ipvlan", "trunk"];
 const mode = MODES.find((m) => m === values.mode);
 if (mode === undefined) throw new Error(`--mode ${values.mode} is not known: use ${MODES.join(" or ")}`);
 

@@ -19,6 +19,14 @@ export const CNI_PATH = [join(root, "dist/cni"), "/usr/lib/cni", "/opt/cni/bin"]
 
 export type LabMode = "eniip-veth" | "vpc" | "eni-exclusive" | "eniip-ipvlan" | "trunk";
 
+const NETWORK_MODES: Readonly<Record<LabMode, string>> = {
+  "eniip-veth": "ENIIP",
+  "eniip-ipvlan": "ENIIP",
+  vpc: "VPC",
+  "eni-exclusive": "ENI",
+  trunk: "Trunk",
+};
+
 export interface WorldOptions {
   /** Tells several worlds on one machine apart; namespaces begin with it. */
   readonly prefix: string;
@@ -148,7 +156,7 @@ function createNode(
     eniConfPath,
     JSON.stringify({
       version: "1",
-      network_mode: options.mode === "vpc" ? "VPC" : "ENIIP",
+      network_mode: NETWORK_MODES[options.mode],
       security_group: DEFAULT_SECURITY_GROUP,
       service_cidr: "172.16.0.0/16",
       vswitches: Object.fromEntries(ZONES.map((zone, i) => [zone, [`vsw-pod-${i}`]])),
