@@ -229,9 +229,9 @@ describe("pods of shared ENIs", inMode("eniip-veth"), () => {
           ["0", "local"],
         ] as const)
           if (pref !== "0") ip(node, "rule", "add", "pref", pref, "lookup", table);
-      // 2 s are promised; twice that is for a machine that is busy with other things.
-      await until(`repair ${i}`, 4000, () => ping(a.pod.netns, OUTSIDE_IP, 0.2));
-      await until(`check ${i}`, 4000, () =>
+      // 2 s are promised; the rest is for a machine that is busy with other things.
+      await until(`repair ${i}`, 10_000, () => ping(a.pod.netns, OUTSIDE_IP, 0.2));
+      await until(`check ${i}`, 10_000, () =>
         node.runtime.check(a.pod).then(
           () => true,
           () => false,
