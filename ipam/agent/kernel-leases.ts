@@ -2,7 +2,7 @@
  * Addresses that the kernel routes to a pod and the store knows nothing of, because it was lost: they are held under keys
  * of their own until the route is gone. The pods' names are not to be had from the kernel.
  */
-import { PODS_TABLE, PROTOCOL } from "../../shared/datapath/constants.ts";
+import { NODE_TABLE, PODS_TABLE, PROTOCOL } from "../../shared/datapath/constants.ts";
 import { formatIp } from "../../shared/net/ip.ts";
 import { getLink, parseLink } from "../../shared/netlink/rtnl/link.ts";
 import { getRoutes, parseRoute } from "../../shared/netlink/rtnl/route.ts";
@@ -27,7 +27,10 @@ export function readRoutedAddresses(): RoutedAddresses {
     const routes = ([4, 6] as const).flatMap((family) => nl.dump(getRoutes(family)).map(parseRoute));
     return new Map(
       routes
-        .filter((r) => r.table === PODS_TABLE && r.protocol === PROTOCOL && r.linkIndex !== undefined)
+        .filter(
+          (r) =>
+            (r.table === PODS_TABLE || r.table === NODE_TABLE) && r.protocol === PROTOCOL && r.linkIndex !== undefined,
+        )
         .map((r) => [formatIp(r.dst.ip), names.get(r.linkIndex ?? 0) ?? `if${r.linkIndex}`]),
     );
   } finally {

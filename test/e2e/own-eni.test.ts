@@ -2,28 +2,26 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { listEnis } from "../../ipam/store/enis.ts";
 import { openStore } from "../../ipam/store/open.ts";
-import type { KernelFeature } from "../../shared/kernel/features.ts";
-import { probeKernel } from "../../shared/kernel/probe.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { OUTSIDE_IP } from "../cloud/fabric.ts";
+import { inMode } from "../kernel/features.ts";
+import { patient } from "../kernel/patience.ts";
 import { poolView } from "../lab/store-view.ts";
 import { ping, tcpEcho } from "../lab/traffic.ts";
-import { createWorld, type LabMode, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
+import { createWorld, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
 
 interface Case {
-  readonly mode: LabMode;
+  readonly mode: "eni-exclusive" | "trunk";
   readonly instanceType: string;
   /** Pods that a node can have. */
   readonly pods: number;
-  readonly needs?: KernelFeature;
 }
 
 const CASES: readonly Case[] = [
   { mode: "eni-exclusive", instanceType: "ecs.g7.xlarge", pods: 3 },
-  { mode: "trunk", instanceType: "ecs.c7.16xlarge", pods: 6, needs: "vlan" },
+  { mode: "trunk", instanceType: "ecs.c7.16xlarge", pods: 6 },
 ];
-const kernel = probeKernel(nodeSys);
 
 const view = (n: WorldNode) => poolView(n.store, nodeSys.clock(CLOCK_BOOTTIME));
 const idle = (n: WorldNode) => {
@@ -49,7 +47,7 @@ function enisOf(node: WorldNode) {
   }
 }
 
-describe.each(CASES.filter((c) => c.needs === undefined || kernel[c.needs].there))("$mode", (c) => {
+function suite(c: Case): void {
   let world: World;
   let node: WorldNode;
   let other: WorldNode;
@@ -66,64 +64,82 @@ describe.each(CASES.filter((c) => c.needs === undefined || kernel[c.needs].there
     });
     [node, other] = world.nodes as [WorldNode, WorldNode];
     await until("an ENI ready on each node", 30_000, () => idle(node) >= 1 && idle(other) >= 1);
-  }, 60_000);
+  }, patient(60_000));
   afterAll(() => world?.close());
 
-  it("pods reach each other and the outside, each by its own ENI, which comes back", async () => {
-    const [a, b, far] = [await attach(node), await attach(node), await attach(other)];
-    expect([
-      await ping(a.pod.netns, b.ip),
-      await ping(a.pod.netns, far.ip),
-      await ping(far.pod.netns, b.ip),
-      await ping(a.pod.netns, OUTSIDE_IP),
-      await ping(node.netns, a.ip),
-    ]).toEqual([true, true, true, true, true]);
-    expect(await tcpEcho(far.pod.netns, far.ip, a.pod.netns)).toBe(true);
-    const taken = enisOf(node).filter((e) => e.primary4 === a.ip || e.primary4 === b.ip);
-    expect(taken.length).toBe(2);
-    await node.runtime.check(a.pod);
-    for (const x of [a, b]) await node.runtime.del(x.pod);
-    await other.runtime.del(far.pod);
-    expect(view(node).allocated).toBe(0);
-    expect(world.cloud.fabric?.spoofed()).toBe(0);
-  }, 60_000);
+  it(
+    "pods reach each other and the outside, each by its own ENI, which comes back",
+    async () => {
+      const [a, b, far] = [await attach(node), await attach(node), await attach(other)];
+      expect([
+        await ping(a.pod.netns, b.ip),
+        await ping(a.pod.netns, far.ip),
+        await ping(far.pod.netns, b.ip),
+        await ping(a.pod.netns, OUTSIDE_IP),
+        await ping(node.netns, a.ip),
+      ]).toEqual([true, true, true, true, true]);
+      expect(await tcpEcho(far.pod.netns, far.ip, a.pod.netns)).toBe(true);
+      const taken = enisOf(node).filter((e) => e.primary4 === a.ip || e.primary4 === b.ip);
+      expect(taken.length).toBe(2);
+      await node.runtime.check(a.pod);
+      for (const x of [a, b]) await node.runtime.del(x.pod);
+      await other.runtime.del(far.pod);
+      expect(view(node).allocated).toBe(0);
+      expect(world.cloud.fabric?.spoofed()).toBe(0);
+    },
+    patient(60_000),
+  );
 
-  it("as many as the instance carries start, one more fails with the reason, and the ENIs are reused", async () => {
-    const pods = [];
-    for (let i = 0; i < Math.min(3, c.pods); i++) pods.push(await attach(node));
-    expect(new Set(pods.map((p) => p.ip)).size).toBe(pods.length);
-    if (c.pods === 3) await expect(node.runtime.add(node.newPod())).rejects.toThrow(/no free address.*ENIs/s);
-    for (const { pod } of pods) await node.runtime.del(pod);
-    const again = await attach(node);
-    expect(await ping(again.pod.netns, OUTSIDE_IP)).toBe(true);
-    await node.runtime.del(again.pod);
-  }, 60_000);
+  it(
+    "as many as the instance carries start, one more fails with the reason, and the ENIs are reused",
+    async () => {
+      const pods = [];
+      for (let i = 0; i < Math.min(3, c.pods); i++) pods.push(await attach(node));
+      expect(new Set(pods.map((p) => p.ip)).size).toBe(pods.length);
+      if (c.pods === 3) await expect(node.runtime.add(node.newPod())).rejects.toThrow(/no free address.*ENIs/s);
+      for (const { pod } of pods) await node.runtime.del(pod);
+      const again = await attach(node);
+      expect(await ping(again.pod.netns, OUTSIDE_IP)).toBe(true);
+      await node.runtime.del(again.pod);
+    },
+    patient(60_000),
+  );
 
-  it("survive the agent's death: pods keep their ENI, new ones start, nothing is doubled", async () => {
-    const kept = await attach(node);
-    await until("another ENI ready", 20_000, () => idle(node) >= 1);
-    await node.stopAgent("SIGKILL");
-    const late = await attach(node);
-    expect([await ping(kept.pod.netns, OUTSIDE_IP), await ping(late.pod.netns, OUTSIDE_IP)]).toEqual([true, true]);
-    node.startAgent();
-    await until("the agent knows its ENIs", 20_000, () => idle(node) >= 1);
-    expect([await ping(kept.pod.netns, late.ip)]).toEqual([true]);
-    await node.runtime.del(kept.pod);
-    await node.runtime.del(late.pod);
-    const inCloud = world.cloud.model.attachedTo(node.instance.id).filter((e) => e.type !== "Primary");
-    expect(inCloud.map((e) => e.id).sort()).toEqual(
-      enisOf(node)
-        .map((e) => e.id)
-        .sort(),
-    );
-  }, 60_000);
+  it(
+    "survive the agent's death: pods keep their ENI, new ones start, nothing is doubled",
+    async () => {
+      const kept = await attach(node);
+      await until("another ENI ready", 20_000, () => idle(node) >= 1);
+      await node.stopAgent("SIGKILL");
+      const late = await attach(node);
+      expect([await ping(kept.pod.netns, OUTSIDE_IP), await ping(late.pod.netns, OUTSIDE_IP)]).toEqual([true, true]);
+      node.startAgent();
+      await until("the agent knows its ENIs", 20_000, () => idle(node) >= 1);
+      expect([await ping(kept.pod.netns, late.ip)]).toEqual([true]);
+      await node.runtime.del(kept.pod);
+      await node.runtime.del(late.pod);
+      const inCloud = world.cloud.model.attachedTo(node.instance.id).filter((e) => e.type !== "Primary");
+      expect(inCloud.map((e) => e.id).sort()).toEqual(
+        enisOf(node)
+          .map((e) => e.id)
+          .sort(),
+      );
+    },
+    patient(60_000),
+  );
 
-  it("whose namespace dies without DEL give the ENI back", async () => {
-    const lost = await attach(node);
-    lost.pod.destroy();
-    await until("the sweep", 40_000, () => view(node).allocated === 0);
-    const next = await attach(node);
-    expect(await ping(next.pod.netns, OUTSIDE_IP)).toBe(true);
-    await node.runtime.del(next.pod);
-  }, 60_000);
-});
+  it(
+    "whose namespace dies without DEL give the ENI back",
+    async () => {
+      const lost = await attach(node);
+      lost.pod.destroy();
+      await until("the sweep", 40_000, () => view(node).allocated === 0);
+      const next = await attach(node);
+      expect(await ping(next.pod.netns, OUTSIDE_IP)).toBe(true);
+      await node.runtime.del(next.pod);
+    },
+    patient(60_000),
+  );
+}
+
+for (const c of CASES) describe(c.mode, inMode(c.mode), () => suite(c));
