@@ -46,6 +46,7 @@ function readOptions(): AgentOptions {
       "reconcile-seconds": { type: "string" },
       "policy-dir": { type: "string" },
       "qos-config": { type: "string" },
+      "cut-established": { type: "boolean", default: false },
     },
   });
   return {
@@ -62,6 +63,7 @@ function readOptions(): AgentOptions {
     seed: numberOf("TERWAY_TEST_SEED", process.env.TERWAY_TEST_SEED),
     policyDir: values["policy-dir"],
     qosConfigPath: values["qos-config"],
+    cutEstablished: values["cut-established"],
     dieAt: process.env.TERWAY_TEST_DIE_AT,
   };
 }
@@ -290,9 +292,10 @@ async function main(): Promise<void> {
   };
   const agent = startAgent(ctx, facts);
   const { disableNetworkPolicy, eniTags } = config;
-  const policy = disableNetworkPolicy ? undefined : startPolicy(ctx, { dir: options.policyDir, nodeName, eniTags });
   const shaping = createShapingKeeper(ctx, nodeName, options.qosConfigPath);
   shaping.start();
+  const { policyDir: dir, cutEstablished } = options;
+  const policy = disableNetworkPolicy ? undefined : startPolicy(ctx, { dir, nodeName, eniTags, cutEstablished });
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => {
       log("info", `${signal}: stopping; pods and ENIs stay as they are`);

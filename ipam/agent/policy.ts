@@ -24,6 +24,8 @@ export interface PolicyOptions {
   readonly nodeName: string;
   /** Of this node's ENIs, for isolation domains. */
   readonly eniTags: Labels;
+  /** End connections that a changed policy no longer allows. */
+  readonly cutEstablished: boolean;
 }
 
 const STORE_SETTLE_MS = 50;
@@ -52,7 +54,7 @@ export function startPolicy(ctx: Context, options: PolicyOptions): PolicyAgent {
 function start(ctx: Context, options: PolicyOptions): PolicyAgent {
   const { store } = ctx;
   const nft = openNft(sys);
-  const enforcer = createEnforcer(store, nft);
+  const enforcer = createEnforcer(store, nft, { cutEstablished: options.cutEstablished });
   const folder = options.dir === undefined ? undefined : new PolicyFolder(options.dir);
   const compiler = new PolicyCompiler({
     nodeName: options.nodeName,

@@ -20,6 +20,8 @@ export interface AgentOptions {
   readonly policyDir: string | undefined;
   /** File with the QoS configuration: profiles and tc rules, read again when it changes. */
   readonly qosConfigPath: string | undefined;
+  /** A changed policy also ends connections that it no longer allows. */
+  readonly cutEstablished: boolean;
   /** Tests: die by SIGKILL when this point is reached for the nth time, `POINT:N`. */
   readonly dieAt: string | undefined;
 }

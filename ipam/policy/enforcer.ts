@@ -2,8 +2,11 @@
  * From compiled policy to the store and the kernel, by difference. The store first: an ADD that comes in between reads
  * the new policy there, and finds or makes in the kernel what it needs.
  */
+import { networkInterfaces } from "node:os";
+import { formatIp, tryParseIp } from "../../shared/net/ip.ts";
 import type { NftSocket } from "../../shared/netlink/nft/socket.ts";
 import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
+import { cutDenied } from "../../shared/policy/cut.ts";
 import { type Programmed, programPolicy } from "../../shared/policy/program.ts";
 import { listAddresses } from "../store/addresses.ts";
 import { listAttachments } from "../store/attachments.ts";
@@ -36,6 +39,16 @@ export function attachedPods(store: Store): AttachedPod[] {
   return [...pods.values()];
 }
 
+/** Of this node, in the network namespace of this process. */
+function ownAddresses(): string[] {
+  return Object.values(networkInterfaces()).flatMap((list) =>
+    (list ?? []).flatMap(({ address }) => {
+      const ip = tryParseIp(address.replace(/%.*/, ""));
+      return ip === undefined ? [] : [formatIp(ip)];
+    }),
+  );
+}
+
 export interface Enforced {
   /** Rows of the store that were written. */
   readonly rows: number;
@@ -54,8 +67,15 @@ export interface Enforcer {
   reread(): boolean;
 }
 
+export interface EnforcerOptions {
+  /** Absent: as it is found. */
+  readonly logDrops?: boolean | undefined;
+  /** A changed policy also ends connections that it no longer allows. Reads all connections at every change. */
+  readonly cutEstablished?: boolean;
+}
+
 /** @param nft undefined: the store only. */
-export function createEnforcer(store: Store, nft: NftSocket | undefined, logDrops?: boolean): Enforcer {
+export function createEnforcer(store: Store, nft: NftSocket | undefined, given: EnforcerOptions = {}): Enforcer {
   const { db } = store;
   let compiled = getCompiled(db);
   let programmed: Programmed | undefined;
@@ -63,12 +83,15 @@ export function createEnforcer(store: Store, nft: NftSocket | undefined, logDrop
   function program(from: Programmed | undefined): readonly string[] {
     if (compiled === undefined || nft === undefined) return [];
     const wanted = compiled;
-    const options = logDrops === undefined ? {} : { logDrops };
+    const options = given.logDrops === undefined ? {} : { logDrops: given.logDrops };
     const desired = () => ({ compiled: wanted, pods: listLocalPods(db), ...options });
     programmed = undefined; // unless it succeeds, what is there is not known
     const report = programPolicy(nft, desired, from);
     programmed = report.programmed;
-    return [...report.changed, ...enforceInside(store, wanted)];
+    const changed = [...report.changed, ...enforceInside(store, wanted)];
+    if (given.cutEstablished && changed.length > 0)
+      changed.push(...cutDenied(nft, desired(), ownAddresses()).map((text) => `cut ${text}`));
+    return changed;
   }
 
   return {

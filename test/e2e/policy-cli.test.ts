@@ -1,5 +1,5 @@
 /** terway-cli policy …, with no agent: a folder into store and kernel, shown, explained, and tried with packets. */
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -87,6 +87,26 @@ describe("terway-cli policy", () => {
     expect(await xb?.process.probe("tcp", xa?.ip4 ?? "", 80)).toBe(false);
     const second = await cli("sync", join(dir, "policies"), "--json");
     expect(second.json()).toMatchObject({ revision: 2, rows: 0, changed: [] });
+  });
+
+  it("ends what is open and no longer allowed when asked to, and nothing else", async () => {
+    const [xa, ya, za] = ["xa", "ya", "za"].map((name) => world.node.pod(name));
+    const stays = await ya?.process.stream("tcp", za?.ip4 ?? "", 80);
+    const ends = await ya?.process.stream("udp", xa?.ip4 ?? "", 81);
+    mkdirSync(join(dir, "closed"));
+    writeFileSync(
+      join(dir, "closed/all.yaml"),
+      readFileSync(join(dir, "policies/all.yaml"), "utf8").replace("protocol: UDP", "protocol: SCTP"),
+    );
+    const synced = (await cli("sync", join(dir, "closed"), "--cut-established", "--json")).json();
+    expect(synced.changed).toContain(`cut ${ya?.ip4} to ${xa?.ip4} port 81 (udp)`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    const [stayed, ended] = [await stays?.stop(), await ends?.stop()];
+    expect(stayed?.echoed).toBe(stayed?.sent);
+    expect(ended?.echoed).toBeGreaterThan(0);
+    expect(ended?.echoed).toBeLessThan(ended?.sent ?? 0);
+    await cli("sync", join(dir, "policies"));
+    expect(await ya?.process.probe("udp", xa?.ip4 ?? "", 81, 5000)).toBe(true);
   });
 
   it("changes nothing for a folder with a fault, and names its line and path", async () => {

@@ -7,7 +7,7 @@ import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 const { values } = parseArgs({ options: { store: { type: "string", default: "" }, dir: { type: "string" } } });
 const store = openStore({ sys: nodeSys, openSql: openNodeSql }, values.store);
 const log = (level: string, msg: string) => void process.stdout.write(`${JSON.stringify({ level, msg })}\n`);
-const policy = startPolicy({ store, log }, { dir: values.dir, nodeName: "here", eniTags: {} });
+const policy = startPolicy({ store, log }, { dir: values.dir, nodeName: "here", eniTags: {}, cutEstablished: false });
 log("info", "started");
 process.stdin.resume();
 process.stdin.on("end", () => {

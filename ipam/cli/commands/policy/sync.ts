@@ -31,6 +31,7 @@ export default class PolicySync extends BaseCommand {
       description: "name of this node, as the Pod objects have it; else as the store has it",
     }),
     "log-drops": Flags.boolean({ description: "tell dropped packets to nflog group 84", allowNo: true }),
+    "cut-established": Flags.boolean({ description: "end connections that the policies no longer allow" }),
     "no-kernel": Flags.boolean({ description: "write the store only" }),
   };
 
@@ -69,7 +70,12 @@ export default class PolicySync extends BaseCommand {
     store: Store,
     events: ReturnType<typeof readFolder>["events"],
     findings: readonly string[],
-    flags: { readonly "node-name"?: string | undefined; readonly "log-drops"?: boolean; readonly "no-kernel": boolean },
+    flags: {
+      readonly "node-name"?: string | undefined;
+      readonly "log-drops"?: boolean;
+      readonly "cut-established": boolean;
+      readonly "no-kernel": boolean;
+    },
   ): Synced {
     const nodeName = flags["node-name"] ?? getFacts(store.db).node_name;
     const compiler = new PolicyCompiler({
@@ -81,7 +87,10 @@ export default class PolicySync extends BaseCommand {
     const compiled = compiler.compile();
     const nft = flags["no-kernel"] ? undefined : openNft(nodeSys);
     try {
-      const enforcer = createEnforcer(store, nft, flags["log-drops"]);
+      const enforcer = createEnforcer(store, nft, {
+        logDrops: flags["log-drops"],
+        cutEstablished: flags["cut-established"],
+      });
       const { rows, changed } = enforcer.bring(compiled);
       this.log(
         `revision ${compiled.revision}: ${compiled.pods.length} pods, ${compiled.profiles.length} profiles, ${compiled.sets.length + compiled.endpointSets.length} sets; ${rows} rows written, ${changed.length} changes in the kernel`,
