@@ -17,6 +17,7 @@ import { OUTSIDE_IP } from "../cloud/fabric.ts";
 import { type PoolView, poolView } from "../lab/store-view.ts";
 import { ping, tcpEcho } from "../lab/traffic.ts";
 import { createWorld, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
+import { chainedPods } from "./chained.ts";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const { values } = parseArgs({
@@ -123,6 +124,14 @@ async function run(world: World) {
   say(`  ${away.length} pods attached without an agent, ${awayReachable} reach a pod on ${second.name}`);
   first.startAgent();
 
+  say("three pods under a NetworkPolicy, one with a limit of its bandwidth");
+  const chained = await chainedPods(second);
+  say(
+    `  client to web ${chained.allowed ? "allowed" : "NOT allowed"}, stranger to web ${chained.denied ? "denied" : "NOT denied"}; ` +
+      `limited to ${chained.limitMbit} Mbit/s, sends ${chained.measuredMbit} Mbit/s`,
+  );
+  const limitHolds = chained.measuredMbit > 0 && chained.measuredMbit <= chained.limitMbit * 1.1;
+
   say("deleting every pod");
   const delMs: number[] = [];
   for (const a of [...attached, ...away]) {
@@ -143,11 +152,19 @@ async function run(world: World) {
   for (const leak of leaks) say(`  leak: ${leak}`);
   const addMs = [...attached, ...away].map((a) => a.addMs);
   return {
-    ok: unreachable.length === 0 && leaks.length === 0 && away.length === AWAY && awayReachable === AWAY,
+    ok:
+      unreachable.length === 0 &&
+      leaks.length === 0 &&
+      away.length === AWAY &&
+      awayReachable === AWAY &&
+      chained.allowed &&
+      chained.denied &&
+      limitHolds,
     nodes: world.nodes.length,
     podsAttached: addMs.length,
     podsReachable: reachable.size + awayReachable,
     addWhileAgentDown: away.length,
+    ...chained,
     addP50Ms: round(percentile(addMs, 50)),
     addP99Ms: round(percentile(addMs, 99)),
     delP50Ms: round(percentile(delMs, 50)),
@@ -178,6 +195,7 @@ async function main(): Promise<void> {
     poolMin: POOL.min,
     poolMax: POOL.max,
     cooldownSeconds: 2,
+    chained: ["terway-policy", "terway-bandwidth"],
     eniConf: { resource_gc: { enable: true, idle_ip_ttl_seconds: 300 } },
   });
   let report: Awaited<ReturnType<typeof run>>;

@@ -51,6 +51,20 @@ export async function connections(netns: string, host: string, port: number, tim
   return Number(done.stdout);
 }
 
+/** Sends so many bytes to an echo server and waits for them to come back. @returns Mbit/s of payload. */
+export async function sendRate(netns: string, host: string, port: number, bytes: number): Promise<number> {
+  const script = `exec 3<>/dev/tcp/$1/$2; head -c ${bytes} /dev/zero >&3 & head -c ${bytes} <&3 | wc -c`;
+  const done = await exec({
+    path: "/bin/bash",
+    args: ["-c", script, "bash", host, String(port)],
+    env: { PATH: "/usr/bin:/bin" },
+    stdin: "",
+    netns,
+    killAfterMs: patient(30_000),
+  });
+  return Number(done.stdout) === bytes ? (bytes * 8) / 1000 / done.ms : 0;
+}
+
 function listen(netns: string): Promise<Server> {
   const server = createServer((socket) => {
     socket.on("error", () => undefined);
