@@ -519,3 +519,32 @@ describe("any state", () => {
     );
   });
 });
+
+describe("whole ENIs, one for each pod", () => {
+  const limits = { enis: 7, perEni: 1, whole: true };
+  const config = { minIdle: 1, maxIdle: 2, idleTtlMs: 300_000 };
+  it("are made one by one, with the address that they have anyway", () =>
+    expect(actions(makeState({ enis: [], limits, config, waiters: 1 }))[0]).toMatchObject({
+      kind: "create",
+      count: 1,
+    }));
+  it("that nobody needs go back whole, down to the floor; no address goes back by itself", () => {
+    const enis = ["a", "b", "c", "d"].map((id) => makeEni(id, 1));
+    const planned = actions(makeState({ enis, limits, config, memory: makeMemory() }));
+    expect(planned.map((a) => a.kind)).toEqual(["remove", "remove", "remove"]);
+  });
+  it("above the ceiling go back without having rested", () => {
+    const enis = ["a", "b", "c", "d"].map((id) => makeEni(id, 1));
+    const memory = { ...makeMemory(), idle: { sinceMs: 0, marks: [] }, emptySinceMs: {} };
+    const planned = actions(makeState({ enis, limits, config, memory }), 1000);
+    expect(planned.map((a) => a.kind)).toEqual(["remove", "remove"]);
+  });
+  it("with a pod stay", () => {
+    const enis = [...["a", "b", "c"].map((id) => makeEni(id, 1)), makeEni("d", 0, { allocated: 1 })];
+    const planned = actions(makeState({ enis, limits, config, memory: makeMemory() }));
+    expect(planned.map((a) => [a.kind, "eniId" in a && a.eniId !== "d"])).toEqual([
+      ["remove", true],
+      ["remove", true],
+    ]);
+  });
+});

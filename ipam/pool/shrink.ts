@@ -30,7 +30,8 @@ export function shrink(state: PoolState, memory: PoolMemory, counts: Counts, pla
   });
   let spare = state.enis.filter((e) => (e.state === "ready" || e.state === "attaching") && e.allocated === 0).length;
   for (const eni of emptiestFirst(givers)) {
-    const rested = (memory.emptySinceMs[eni.id] ?? Number.POSITIVE_INFINITY) <= restedSince;
+    // A whole ENI is what an address is elsewhere: it need not have rested to be one too many.
+    const rested = state.limits.whole || (memory.emptySinceMs[eni.id] ?? Number.POSITIVE_INFINITY) <= restedSince;
     const whole =
       isEmpty(eni) && rested && usableOf(eni) <= Math.max(0, excess) && spare > (state.config.preAttach ?? 0);
     if (whole && removable(state, plan, nowMs)) {

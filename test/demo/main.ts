@@ -2,7 +2,9 @@
  * The main job, on one machine: two nodes in two zones of an emulated VPC, agents that keep the pools full, pods that
  * the real plugin binaries attach, real traffic between them, and nothing left at the end.
  *
- *   npm run demo [-- --json]
+ *   npm run demo [-- --json] [--mode eniip-veth|vpc|eni-exclusive|eniip-ipvlan|trunk] [--pods N]
+ *
+ * What this kernel cannot do runs in the virtual machine: npm run vm -- node test/demo/main.ts --mode trunk
  */
 
 import { spawnSync } from "node:child_process";
@@ -14,17 +16,40 @@ import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { percentile } from "../bench/percentile.ts";
 import { OUTSIDE_IP } from "../cloud/fabric.ts";
+import { labMode } from "../lab/modes.ts";
 import { type PoolView, poolView } from "../lab/store-view.ts";
 import { ping, tcpEcho } from "../lab/traffic.ts";
-import { createWorld, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
+import { createWorld, type LabMode, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
 import { chainedPods } from "./chained.ts";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const { values } = parseArgs({
-  options: { json: { type: "boolean", default: false }, pods: { type: "string", default: "20" } },
+  options: {
+    json: { type: "boolean", default: false },
+    mode: { type: "string", default: "eniip-veth" },
+    pods: { type: "string" },
+  },
 });
-const PODS = Number(values.pods);
-const POOL = { min: 24, max: 28 };
+
+interface Setup {
+  readonly instanceType: string;
+  /** On each node. */
+  readonly pods: number;
+  readonly pool: { readonly min: number; readonly max: number };
+}
+
+const SHARED: Setup = { instanceType: "ecs.g7.4xlarge", pods: 20, pool: { min: 24, max: 28 } };
+const SETUPS: Readonly<Record<LabMode, Setup>> = {
+  "eniip-veth": SHARED,
+  "eniip-ipvlan": SHARED,
+  vpc: { instanceType: "ecs.g7.xlarge", pods: 20, pool: { min: 0, max: 0 } },
+  // Seven ENIs for pods.
+  "eni-exclusive": { instanceType: "ecs.g7.4xlarge", pods: 2, pool: { min: 3, max: 5 } },
+  trunk: { instanceType: "ecs.c7.16xlarge", pods: 8, pool: { min: 5, max: 12 } },
+};
+const MODE = labMode(values.mode);
+const { instanceType, pool: POOL, pods } = SETUPS[MODE];
+const PODS = Number(values.pods ?? pods);
 const AWAY = 3;
 
 function say(text: string): void {
@@ -73,13 +98,15 @@ function leaksOf(node: WorldNode): string[] {
   return [
     ...ip("-o", "link")
       .split("\n")
-      .filter((l) => / cali[0-9a-f]+@/.test(l)),
+      .filter((l) => / cal[iu][0-9a-f]+@/.test(l)),
     ...ip("rule")
       .split("\n")
       .filter((l) => l.startsWith("2048:")),
-    ...ip("route", "show", "table", "17000")
-      .split("\n")
-      .filter((l) => l !== ""),
+    ...["17000", "16999"].flatMap((t) =>
+      ip("route", "show", "table", t)
+        .split("\n")
+        .filter((l) => l !== ""),
+    ),
     ...(v.allocated > 0 ? [`${v.allocated} addresses still allocated`] : []),
     ...(v.attachments > 0 ? [`${v.attachments} attachments still recorded`] : []),
   ];
@@ -90,6 +117,12 @@ async function run(world: World) {
   if (first === undefined || second === undefined) throw new Error("the demo needs two nodes");
   say("warming the pools");
   await Promise.all(world.nodes.map((n) => warm(n, POOL.min)));
+  if (MODE === "vpc")
+    await until(
+      "a route to each node",
+      20_000,
+      () => (world.cloud.api.counts().CreateRouteEntry ?? 0) >= world.nodes.length,
+    );
   table(world);
 
   say(`attaching ${PODS} pods on each node with the plugin binaries`);
@@ -114,7 +147,7 @@ async function run(world: World) {
   for (const line of unreachable) say(`  ${line}`);
   say(`  ${reachable.size} of ${attached.length} pods reach all their targets`);
 
-  await warm(first, AWAY);
+  if (POOL.min > 0) await warm(first, AWAY);
   say(`killing the agent of ${first.name}; pods still start from the pool`);
   await first.stopAgent("SIGKILL");
   const away: Attached[] = [];
@@ -152,6 +185,7 @@ async function run(world: World) {
   for (const leak of leaks) say(`  leak: ${leak}`);
   const addMs = [...attached, ...away].map((a) => a.addMs);
   return {
+    mode: MODE,
     ok:
       unreachable.length === 0 &&
       leaks.length === 0 &&
@@ -186,12 +220,12 @@ async function main(): Promise<void> {
     });
     if (built.status !== 0) throw new Error("the plugins could not be built: see above");
   }
-  say("starting an emulated VPC with two nodes in two zones");
+  say(`starting an emulated VPC with two nodes in two zones, mode ${MODE}`);
   const world = await createWorld({
     prefix: `demo${process.pid % 1000}`,
     nodes: 2,
-    mode: "eniip-veth",
-    instanceType: "ecs.g7.4xlarge",
+    mode: MODE,
+    instanceType,
     poolMin: POOL.min,
     poolMax: POOL.max,
     cooldownSeconds: 2,

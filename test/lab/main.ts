@@ -1,12 +1,13 @@
 /**
  * The demo's world, kept up until Ctrl-C for people and tools to play with.
  *
- *   npm run lab -- [--nodes N] [--mode eniip-veth|vpc] [--instance-type TYPE] [--pool-min N] [--pool-max N] [--dual-stack] [--state FILE]
+ *   npm run lab -- [--nodes N] [--mode eniip-veth|vpc|eni-exclusive|eniip-ipvlan|trunk] [--instance-type TYPE] [--pool-min N] [--pool-max N] [--dual-stack] [--state FILE]
  */
 import { rmSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { METADATA_IP, OUTSIDE_IP } from "../cloud/fabric.ts";
-import { CNI_PATH, createWorld, type LabMode } from "./world.ts";
+import { labMode } from "./modes.ts";
+import { CNI_PATH, createWorld } from "./world.ts";
 
 const { values } = parseArgs({
   options: {
@@ -20,9 +21,7 @@ const { values } = parseArgs({
   },
 });
 
-const MODES: readonly LabMode[] = ["eniip-veth", "vpc", "eni-exclusive", "eniip-ipvlan", "trunk"];
-const mode = MODES.find((m) => m === values.mode);
-if (mode === undefined) throw new Error(`--mode ${values.mode} is not known: use ${MODES.join(" or ")}`);
+const mode = labMode(values.mode);
 
 const world = await createWorld({
   prefix: `lab${process.pid % 1000}`,
