@@ -34,7 +34,14 @@ const prefix = `bw${process.pid % 10000}`;
 const M = 1e6;
 /** Payload of flows that last: the claim is 5 %, and what is above the limit is never right. */
 const within5 = (share: number) => share > 0.95 && share < 1.05;
-const isHeld = async (limit: number, m: Measurement) => within5(await shareOf(limit, m));
+
+/** What a machine that is busy with other things starves falls short, and is measured again; too much is too much. */
+async function steadyShareOf(limit: number, m: Measurement): Promise<number> {
+  let share = await shareOf(limit, m);
+  for (let again = 0; share <= 0.95 && again < 3; again++) share = await shareOf(limit, m);
+  return share;
+}
+const isHeld = async (limit: number, m: Measurement) => within5(await steadyShareOf(limit, m));
 
 let dir: string;
 let node: Netns;
@@ -146,7 +153,7 @@ describe("a pod under ptp and terway-ipam", () => {
         ["egress", 2 * M],
       ] as const) {
         for (const udpBits of [undefined, 3 * limit]) {
-          const share = await shareOf(limit, {
+          const share = await steadyShareOf(limit, {
             server: pod.netns,
             client: node.path,
             address,
@@ -185,7 +192,7 @@ describe("a pod under ptp and terway-ipam", () => {
     s.close();
     await runtime.check(pod);
     await runtime.del(pod);
-  }, 60_000);
+  }, 120_000);
 
   it("waits no longer than 50 ms behind a full queue at 10 Mbit/s", async () => {
     const runtime = runtimeWith();
@@ -236,7 +243,7 @@ describe("a pod under ptp and terway-ipam", () => {
     );
     s.close();
     await runtime.del(pod);
-  }, 60_000);
+  }, 120_000);
 
   it("gets nothing of ours when nothing limits it, and does without the store", async () => {
     const runtime = runtimeWith({ store: "/nowhere/that/can/be/made\0".replace("\0", "") });
@@ -296,7 +303,7 @@ describe("a pod under ptp and terway-ipam", () => {
     }
     setFacts(store.db, { qos_config: "{}" });
     expect([links(node), listShaping(store.db)]).toEqual([[], []]);
-  }, 60_000);
+  }, 120_000);
 
   it("is refused where somebody else shapes the link already, and nothing of ours stays", async () => {
     const go = { type: "bandwidth", ingressRate: 10 * M, ingressBurst: 8 * M };
@@ -361,7 +368,7 @@ describe("a pod under ptp and terway-ipam", () => {
       }
       expect([i, links(node), listShaping(store.db)]).toEqual([i, [], []]);
     }
-  }, 60_000);
+  }, 120_000);
 });
 
 /** GC exists since 1.1.0, which Debian's ptp does not speak. */
@@ -390,7 +397,7 @@ async function heldInside(pod: Netns, far: Netns, more: Partial<Measurement> = {
   expect(applyShaping(s, found, limits, readShaping(s, found))).toEqual([]);
   const flow = { server: pod.path, client: far.path, address: "10.78.0.2", seconds: 3, ...more };
   // Numbers, so that a failure says by how much.
-  const shares = [await shareOf(4 * M, flow), await shareOf(2 * M, { ...flow, reverse: true })];
+  const shares = [await steadyShareOf(4 * M, flow), await steadyShareOf(2 * M, { ...flow, reverse: true })];
   expect(shares.filter((share) => !within5(share))).toEqual([]);
   removeShaping(s, found);
   expect([links(pod), tc(pod, "qdisc", "show", "dev", "eth0")]).toEqual([
@@ -412,7 +419,7 @@ describe("a link that has no end on the node", () => {
     address(far, "far0", "10.78.0.1/24");
     address(pod, "eth0", "10.78.0.2/24");
     await heldInside(pod, far);
-  }, 60_000);
+  }, 120_000);
 
   it("and so is an IPvlan child of the node's ENI", { ...needs("ipvlan"), timeout: patient(120_000) }, async () => {
     const [pod, far] = [newSpace(), newSpace()];
