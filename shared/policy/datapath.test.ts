@@ -473,6 +473,12 @@ describe("foreign hands", () => {
       pods: { a: { ingress: "p" } },
     });
   const nftDo = (...args: string[]) => runTool("ip", ["netns", "exec", node.ns.name, "nft", ...args]);
+  /** Packets of the node itself (router solicitations) count meanwhile: what counters say is not compared. */
+  const rulesOf = (listing: string) =>
+    listing
+      .replaceAll(/packets \d+ bytes \d+/g, "packets N bytes N")
+      .split("\n")
+      .sort();
 
   it.each([
     ["flush ruleset", ["flush", "ruleset"], "table inet terway-policy is missing"],
@@ -492,7 +498,7 @@ describe("foreign hands", () => {
     expect(policyProblems(nft, desired).join("\n")).toContain(words);
     expect(repairPolicy(nft, () => desired)).not.toEqual([]);
     expect(policyProblems(nft, desired)).toEqual([]);
-    expect(nftList().split("\n").sort()).toEqual(before.split("\n").sort());
+    expect(rulesOf(nftList())).toEqual(rulesOf(before));
   });
 
   it("that put a set of another type under our name are undone", () => {

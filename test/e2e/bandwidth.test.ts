@@ -32,13 +32,13 @@ import { inNetns } from "../runtime/exec.ts";
 
 const prefix = `bw${process.pid % 10000}`;
 const M = 1e6;
-/** Payload of flows that last: the claim is 5 %, and what is above the limit is never right. */
+/** Payload of flows that last: the claim is 5 %, either way. */
 const within5 = (share: number) => share > 0.95 && share < 1.05;
 
-/** What a machine that is busy with other things starves falls short, and is measured again; too much is too much. */
+/** A machine that is busy with other things starves a flow, and then counts in one second what belongs to two: measured again. */
 async function steadyShareOf(limit: number, m: Measurement): Promise<number> {
   let share = await shareOf(limit, m);
-  for (let again = 0; share <= 0.95 && again < 3; again++) share = await shareOf(limit, m);
+  for (let again = 0; !within5(share) && again < 3; again++) share = await shareOf(limit, m);
   return share;
 }
 const isHeld = async (limit: number, m: Measurement) => within5(await steadyShareOf(limit, m));
