@@ -7,7 +7,16 @@ import { getFacts } from "../../ipam/store/facts.ts";
 import { planGc } from "../../ipam/store/gc.ts";
 import { appendJournal } from "../../ipam/store/journal.ts";
 import type { AttachmentKey } from "../../ipam/store/key.ts";
-import { openStore, type Store, StoreError, storeNow, wallClock } from "../../ipam/store/open.ts";
+import {
+  isDamage,
+  openStore,
+  repairStore,
+  type Store,
+  StoreError,
+  StoreReplacedError,
+  storeNow,
+  wallClock,
+} from "../../ipam/store/open.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import type { Dns, IpConfig, Result, Route } from "../../shared/cni/result.ts";
@@ -34,18 +43,27 @@ export function podOf(
   return namespace && name ? { namespace, name, uid: uid ?? "" } : undefined;
 }
 
+/** On a full disk these may have the ballast already for opening: what they do makes room, and must not fail. */
+const FREES: ReadonlySet<string> = new Set(["DEL", "GC"]);
+
 /** Opens the store for one call, and turns what SQLite says into a CNI failure. */
 export function withStore<T>(
   host: PluginHost,
   places: { readonly store: string; readonly logDir: string },
   work: (store: Store) => T,
 ): T {
+  let store: Store | undefined;
   try {
-    const store = openStore(host, places.store);
+    store = openStore(host, places.store, { spendBallast: FREES.has(host.env.CNI_COMMAND ?? "") });
     if (store.notice !== undefined) host.log(places.logDir, { level: "error", msg: store.notice });
     // Not closed: the process ends with the call, and closing costs a syscall per mapping.
     return work(store);
   } catch (error) {
+    // What a step of DEL threw comes as the cause of that step's failure.
+    const cause = error instanceof CniFailure ? error.cause : error;
+    if (store !== undefined && isDamage(cause)) throw mended(host, places, store, cause);
+    if (cause instanceof StoreReplacedError)
+      throw new CniFailure(CODE.tryAgainLater, cause.message, "nothing was written; the call is retried", cause);
     if (error instanceof StoreError)
       throw new CniFailure(CODE.store, error.message, "see that the folder is writable and the disk has room", error);
     if (error instanceof SqlError) {
@@ -61,6 +79,24 @@ export function withStore<T>(
     }
     throw error;
   }
+}
+
+/** Damage that opening does not see. What can be read is saved, and the call fails this once. */
+function mended(
+  host: PluginHost,
+  places: { readonly store: string; readonly logDir: string },
+  store: Store,
+  cause: unknown,
+): CniFailure {
+  store.db.close();
+  const { notice } = repairStore(host, places.store);
+  if (notice !== undefined) host.log(places.logDir, { level: "error", msg: notice });
+  return new CniFailure(
+    CODE.tryAgainLater,
+    notice ?? `the store ${places.store} was damaged; another process has replaced it`,
+    "the call is retried, on the new store; terway-agent brings back what could not be read",
+    cause,
+  );
 }
 
 function holder(host: PluginHost, path: string): string {

@@ -110,6 +110,7 @@ export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease 
               config.requested,
               nowMs,
               cooldownMs(request.facts, config),
+              request.pod,
             );
       if (allocation.kind === "assigned" || allocation.kind === "already-held") {
         if (waiting) dropDemand(store.db, key);
@@ -124,7 +125,7 @@ export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease 
     allocation = attempt(false);
   }
   if (allocation.kind === "pool-empty" && sets === undefined)
-    allocation = waitForAgent(sys, store, request, allocation.counts, () => attempt(true));
+    allocation = waitForAgent(sys, store, request, allocation.perFamily, () => attempt(true));
   switch (allocation.kind) {
     case "assigned":
     case "already-held":
@@ -132,7 +133,7 @@ export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease 
     case "pool-empty":
       throw emptyFailure(
         key.network,
-        allocation.counts,
+        allocation.perFamily,
         sets === undefined
           ? "attach another ENI or add a vSwitch with free addresses"
           : "extend the ranges of this network",
@@ -166,15 +167,21 @@ function familiesOf(facts: Partial<NodeFacts>): (4 | 6)[] {
   return stack === "dual" ? [4, 6] : stack === "ipv6" ? [6] : [4];
 }
 
-function describeCounts(counts: PoolCounts): string {
-  const soon = counts.nextFreeInMs === undefined ? "" : `, the next in ${Math.ceil(counts.nextFreeInMs / 1000)} s`;
-  return `0 idle, ${counts.allocated} allocated, ${counts.cooling} cooling${soon}${counts.reserved > 0 ? `, ${counts.reserved} reserved` : ""}`;
+/** Of each family that the pod wants. */
+function describeCounts(perFamily: readonly PoolCounts[]): string {
+  if (perFamily.length === 1) return perFamily.map(describeFamily).join();
+  return perFamily.map((counts) => `IPv${counts.family}: ${describeFamily(counts)}`).join("; ");
 }
 
-function emptyFailure(network: string, counts: PoolCounts, remedy: string): CniFailure {
+function describeFamily(counts: PoolCounts): string {
+  const soon = counts.nextFreeInMs === undefined ? "" : `, the next in ${Math.ceil(counts.nextFreeInMs / 1000)} s`;
+  return `${counts.idle} idle, ${counts.allocated} allocated, ${counts.cooling} cooling${soon}${counts.reserved > 0 ? `, ${counts.reserved} reserved` : ""}`;
+}
+
+function emptyFailure(network: string, perFamily: readonly PoolCounts[], remedy: string): CniFailure {
   return new CniFailure(
     CODE.tryAgainLater,
-    `network "${network}" has no free address: ${describeCounts(counts)}`,
+    `network "${network}" has no free address: ${describeCounts(perFamily)}`,
     remedy,
   );
 }
@@ -184,7 +191,7 @@ function waitForAgent(
   sys: Sys,
   store: Store,
   request: LeaseRequest,
-  counts: PoolCounts,
+  perFamily: readonly PoolCounts[],
   attempt: () => Allocation,
 ): Allocation {
   const { key, config } = request;
@@ -192,7 +199,7 @@ function waitForAgent(
   const absent = (cause: string) =>
     new CniFailure(
       CODE.tryAgainLater,
-      `network "${key.network}" has no free address (${describeCounts(counts)}) and terway-agent ${cause}`,
+      `network "${key.network}" has no free address (${describeCounts(perFamily)}) and terway-agent ${cause}`,
       "start terway-agent on this node; the pod is retried",
     );
   if (agent === undefined) throw absent("has never run here");

@@ -300,6 +300,31 @@ describe("a store that is taken away from a living agent", () => {
   );
 });
 
+describe("damage that only the use of the store shows", () => {
+  it("fails a DEL once, with code 11, and the next one finds the new store", async () => {
+    const node = await oneNode();
+    await warm(node);
+    const pod = node.newPod();
+    await node.runtime.add(pod);
+    await node.stopAgent("SIGTERM");
+    const db = openNodeSql(node.store);
+    const page = Number(db.get("SELECT rootpage FROM sqlite_master WHERE name = 'attachment'")?.rootpage);
+    const bytes = Number(db.get("PRAGMA page_size")?.page_size);
+    db.get("PRAGMA wal_checkpoint(TRUNCATE)");
+    db.close();
+    const fd = openSync(node.store, "r+");
+    writeSync(fd, new Uint8Array(bytes).fill(0xa5), 0, bytes, (page - 1) * bytes);
+    closeSync(fd);
+    await expect(node.runtime.del(pod)).rejects.toMatchObject({
+      code: 11,
+      message: expect.stringContaining("set aside"),
+    });
+    await node.runtime.del(pod);
+    node.startAgent();
+    await until("nothing is held", 40_000, () => view(node).allocated === 0 && view(node).attachments === 0);
+  }, 90_000);
+});
+
 describe("restarts of the agent (F-42)", inMode("eniip-veth"), () => {
   it("20 kills during churn: pods keep their addresses, the two views agree", async () => {
     const node = await oneNode({ instanceType: "ecs.g7.xlarge" });
