@@ -145,11 +145,12 @@ export function release(
   key: AttachmentKey,
   op: string | undefined,
 ): string[] {
-  const nowMs = storeNow(host.sys);
+  const startedMs = storeNow(host.sys);
   const cool = config.cooldownMs ?? cooldownMs(getFacts(store.db), config);
   return withBallast(host.sys, store.path, () =>
     inTransaction(store.db, () => {
-      const freed = releaseAttachment(store.db, key, nowMs, cool).map((l) => l.address);
+      // By the clock with the lock held: what was waited for the lock is no part of the cool-down.
+      const freed = releaseAttachment(store.db, key, storeNow(host.sys), cool).map((l) => l.address);
       if (freed.length > 0 && op !== undefined) {
         appendJournal(store.db, {
           at: wallClock(host.sys),
@@ -157,7 +158,7 @@ export function release(
           op,
           ...key,
           outcome: "ok",
-          durationMs: storeNow(host.sys) - nowMs,
+          durationMs: storeNow(host.sys) - startedMs,
           detail: freed.join(" "),
         });
       }
