@@ -280,9 +280,7 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
       return addresses.length === 0 ? undefined : { ...action, addresses };
     }
     if (action.kind === "remove") {
-      // In the vSwitch an address that cools down would be somebody else's at once.
-      const cooling = listAddresses(db, action.eniId).some((a) => a.state === "idle" && a.coolUntilMs > now);
-      return !cooling && beginDetach(db, action.eniId, now).kind === "detaching" ? action : undefined;
+      return beginDetach(db, action.eniId, now).kind === "detaching" ? action : undefined;
     }
     return action;
   }

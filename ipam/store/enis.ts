@@ -139,17 +139,18 @@ export function setEniLink(db: SqlHandle, id: string, link: EniLink): void {
 
 export type Detach =
   | { readonly kind: "detaching" | "unknown" }
-  /** Containers have addresses of it, or some are reserved. */
+  /** Containers have addresses of it, or some are reserved or cool down: in the vSwitch they would be somebody else's at once. */
   | { readonly kind: "in-use"; readonly addresses: readonly string[] };
 
 /**
- * Takes the ENI and all its addresses out of service, if nobody holds one at this moment. An ADD either got its address
+ * Takes the ENI and all its addresses out of service, if nobody holds one at this moment and none cools down. An ADD either got its address
  * before, or cannot get one of this ENI any more. Inside a transaction.
  */
 export function beginDetach(db: SqlHandle, id: string, nowMs: number): Detach {
   const held = db.all(
-    "SELECT address FROM address WHERE eni_id = ? AND state IN ('allocated', 'reserved') ORDER BY address",
-    [id],
+    `SELECT address FROM address WHERE eni_id = ?
+        AND (state IN ('allocated', 'reserved') OR (state = 'idle' AND cool_until_ms > ?)) ORDER BY address`,
+    [id, nowMs],
   );
   if (held.length > 0) return { kind: "in-use", addresses: held.map((row) => String(row.address)) };
   if (db.run("UPDATE eni SET state = 'detaching' WHERE id = ?", [id]) === 0) return { kind: "unknown" };
