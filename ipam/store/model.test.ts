@@ -222,7 +222,10 @@ const detach = fc.constantFrom(1, 2).map(
     run(model, store) {
       const got = inTransaction(store.db, () => beginDetach(store.db, `eni-${n}`, model.nowMs));
       const rows = [...model.rows].filter(([, r]) => r.eni === n);
-      const held = rows.filter(([, r]) => r.state === "allocated" || r.state === "reserved");
+      const held = rows.filter(
+        ([, r]) =>
+          r.state === "allocated" || r.state === "reserved" || (r.state === "idle" && r.coolUntilMs > model.nowMs),
+      );
       expect(got.kind).toBe(held.length > 0 ? "in-use" : "detaching");
       if (got.kind !== "detaching") return;
       inTransaction(store.db, () => {

@@ -200,7 +200,7 @@ export const ALLOCATE_CASES: readonly ContractCase[] = [
     },
   ],
   [
-    "an ENI that is being detached gives none; one in use is not detached (F-53)",
+    "an ENI that is being detached gives none; one in use, or with addresses that cool down, is not detached (F-53)",
     ({ store }) => {
       putEni(store, makeEni(1), ["10.0.1.5", "10.0.1.6"]);
       take(store, "a");
@@ -213,6 +213,10 @@ export const ALLOCATE_CASES: readonly ContractCase[] = [
       free(store, "b");
       equal(
         inTransaction(store.db, () => beginDetach(store.db, "eni-1", NOW)),
+        { kind: "in-use", addresses: ["10.0.1.5", "10.0.1.6"] },
+      );
+      equal(
+        inTransaction(store.db, () => beginDetach(store.db, "eni-1", NOW + COOLDOWN_MS)),
         { kind: "detaching" },
       );
       equal(said(take(store, "c", {}, NOW + COOLDOWN_MS)), "pool-empty");
