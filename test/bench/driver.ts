@@ -18,6 +18,8 @@ export interface Plan {
   /** Network namespace of the node. */
   readonly netns: string;
   readonly concurrency: number;
+  /** Milliseconds before each call, for the kernel to end what the one before left to it. */
+  readonly pauseMs?: number;
   readonly calls: readonly Call[];
 }
 
@@ -60,7 +62,7 @@ function start(raw: RawSys, sys: Sys, call: Call, index: number): { readonly pid
  */
 export function runPlan(raw: RawSys, sys: Sys, plan: Plan): Run {
   sys.setns(sys.open(plan.netns, O_RDONLY), CLONE_NEWNET);
-  const { calls, concurrency } = plan;
+  const { calls, concurrency, pauseMs } = plan;
   const samples: Sample[] = [];
   const running = new Map<number, Running>();
   const usage = new Float64Array(4);
@@ -71,6 +73,7 @@ export function runPlan(raw: RawSys, sys: Sys, plan: Plan): Run {
     while (running.size < concurrency) {
       const call = calls[next];
       if (call === undefined) break;
+      if (pauseMs !== undefined) sys.pollIn([], pauseMs);
       const { pid, child } = start(raw, sys, call, next);
       running.set(pid, child);
       next += 1;

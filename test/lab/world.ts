@@ -3,7 +3,7 @@
  * every node. What the demo, the lab, the end-to-end tests and the benchmark stand on.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -119,7 +119,11 @@ export async function createWorld(options: WorldOptions): Promise<World> {
   }
   const nodes: WorldNode[] = [];
   const pods = new Set<WorldPod>();
-  for (let i = 0; i < options.nodes; i++) nodes.push(createNode(options, cloud, dir, i, pods));
+  for (let i = 0; i < options.nodes; i++) {
+    const node = createNode(options, cloud, dir, i, pods);
+    nodes.push(node);
+    openNodes.add(node);
+  }
   if (options.agents !== false) for (const node of nodes) node.startAgent();
   return {
     cloud,
@@ -127,6 +131,7 @@ export async function createWorld(options: WorldOptions): Promise<World> {
     dir,
     async close() {
       await Promise.all(nodes.map((n) => n.stopAgent("SIGTERM")));
+      for (const node of nodes) openNodes.delete(node);
       for (const pod of pods) pod.destroy();
       await cloud.close();
       rmSync(dir, { recursive: true, force: true });
@@ -206,6 +211,7 @@ function createNode(
         spawn(process.execPath, args, {
           env: {
             PATH: "/usr/sbin:/usr/bin:/sbin:/bin",
+            NODE_OPTIONS: process.env.NODE_OPTIONS ?? "", // what the virtual machine wants of Node
             ECS_ENDPOINT: endpoint,
             VPC_ENDPOINT: endpoint,
             ...(options.spread ? {} : { TERWAY_TEST_SEED: "0" }),
@@ -255,6 +261,19 @@ function createNode(
   return node;
 }
 
+/** Nodes of the worlds that are up: what their agents said last tells why something did not happen. */
+const openNodes = new Set<WorldNode>();
+const LAST_LINES = 15;
+
+function lastWords({ name, agent, agentLog }: WorldNode): string {
+  const state =
+    agent === undefined
+      ? "not started"
+      : (agent.signalCode ?? (agent.exitCode === null ? "runs" : `exit ${agent.exitCode}`));
+  const lines = existsSync(agentLog) ? readFileSync(agentLog, "utf8").trimEnd().split("\n").slice(-LAST_LINES) : [];
+  return `\n${name}: agent ${state}${lines.map((l) => `\n  ${l}`).join("")}`;
+}
+
 /** Waits until `look` says something. @throws with `what` after the time is up, which is longer on a slow machine. */
 export async function until<T>(
   what: string,
@@ -265,7 +284,8 @@ export async function until<T>(
   for (;;) {
     const seen = await look();
     if (seen !== undefined && seen !== false) return seen;
-    if (performance.now() > deadline) throw new Error(`${what} did not happen within ${patient(ms)} ms`);
+    if (performance.now() > deadline)
+      throw new Error(`${what} did not happen within ${patient(ms)} ms${[...openNodes].map(lastWords).join("")}`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }

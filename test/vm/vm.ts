@@ -123,7 +123,7 @@ export async function runInVm(options: VmOptions): Promise<VmResult> {
       cwd: options.cwd ?? ROOT,
       env: {
         PATH: guestPath(),
-        NODE_OPTIONS: "--disable-warning=ExperimentalWarning",
+        NODE_OPTIONS: `--disable-warning=ExperimentalWarning --require=${join(ROOT, "test/vm/no-wasm-tier-up.cjs")}`,
         TERWAY_VM_EXCHANGE: exchange,
         TERWAY_TEST_SLOWNESS: String(SLOWNESS),
         ...options.env,
