@@ -19,6 +19,7 @@ import { getLink, parseLink } from "../netlink/rtnl/link.ts";
 import { describeRule, newRule, type Rule } from "../netlink/rtnl/rule.ts";
 import type { NetlinkSocket } from "../netlink/socket.ts";
 import { writeSysctl } from "../netlink/sysctl.ts";
+import { NFT_REG_1 } from "../netlink/uapi/nf-tables.ts";
 import { RT_TABLE_MAIN } from "../netlink/uapi/rtnetlink.ts";
 import { encodeUtf8, type Sys } from "../sys/sys.ts";
 import {
@@ -32,8 +33,8 @@ import {
 } from "./constants.ts";
 
 export const NODE_RULES_TABLE: TableRef = { family: "inet", table: "terway-node" };
-/** NFT_REG_1, 16 bytes; NFT_REG32_00, 4 bytes of the same. */
-const [REG, REG32] = [1, 8];
+/** For values of 4 bytes, too: the kernel gives NFT_REG32_00, the same register, back as NFT_REG_1 (nft_dump_register()). */
+const REG = NFT_REG_1;
 const RTN_LOCAL = 2;
 const NF_CT_NEW = 8; // NF_CT_STATE_BIT(IP_CT_NEW)
 /** Before the translation of destinations at -100 (NF_IP_PRI_NAT_DST). */
@@ -47,14 +48,14 @@ const name = (prefix: string, op: "eq" | "neq"): Expression[] => [
   { kind: "cmp", reg: REG, op, value: encodeUtf8(prefix) },
 ];
 const has = (of: "meta" | "ct", mark: number): Expression[] => [
-  { kind: of, reg: REG32, key: "mark" },
-  { kind: "bitwise", reg: REG32, mask: host32(mark), xor: host32(0) },
-  { kind: "cmp", reg: REG32, op: "eq", value: host32(mark) },
+  { kind: of, reg: REG, key: "mark" },
+  { kind: "bitwise", reg: REG, mask: host32(mark), xor: host32(0) },
+  { kind: "cmp", reg: REG, op: "eq", value: host32(mark) },
 ];
 const set = (of: "meta" | "ct", mark: number): Expression[] => [
-  { kind: of, reg: REG32, key: "mark" },
-  { kind: "bitwise", reg: REG32, mask: host32(~mark), xor: host32(mark) },
-  { kind: "set-mark", of, reg: REG32 },
+  { kind: of, reg: REG, key: "mark" },
+  { kind: "bitwise", reg: REG, mask: host32(~mark), xor: host32(mark) },
+  { kind: "set-mark", of, reg: REG },
 ];
 
 const CHAINS: readonly Chain[] = [
@@ -76,11 +77,11 @@ const RULES: readonly NftRule[] = [
     "came to the node itself: answers leave as they came",
     name(HOST_IFNAME_STEM, "neq"),
     [
-      { kind: "ct", reg: REG32, key: "state" },
-      { kind: "bitwise", reg: REG32, mask: host32(NF_CT_NEW), xor: host32(0) },
-      { kind: "cmp", reg: REG32, op: "neq", value: host32(0) },
-      { kind: "fib-type", reg: REG32, of: "daddr" },
-      { kind: "cmp", reg: REG32, op: "eq", value: host32(RTN_LOCAL) },
+      { kind: "ct", reg: REG, key: "state" },
+      { kind: "bitwise", reg: REG, mask: host32(NF_CT_NEW), xor: host32(0) },
+      { kind: "cmp", reg: REG, op: "neq", value: host32(0) },
+      { kind: "fib-type", reg: REG, of: "daddr" },
+      { kind: "cmp", reg: REG, op: "eq", value: host32(RTN_LOCAL) },
     ],
     set("ct", MARK_ANSWER),
   ),
