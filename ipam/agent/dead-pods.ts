@@ -3,10 +3,12 @@ import type { PodLink } from "../../shared/datapath/pod-link.ts";
 import { sweepAddresses } from "../../shared/datapath/sweep.ts";
 import { deleteLink } from "../../shared/netlink/delete-link.ts";
 import { openNetlink } from "../../shared/netlink/socket.ts";
+import { forgetAddresses } from "../../shared/policy/forget-addresses.ts";
 import { NSFS_MAGIC } from "../../shared/sys/linux.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { type Attachment, getAttachment, listAttachments, releaseAttachment } from "../store/attachments.ts";
 import { getFact } from "../store/facts.ts";
+import { dropPolicyAddresses, policyAddressesOf } from "../store/policy.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, journal, nowMs } from "./context.ts";
 import { holdsAny, readRoutedAddresses, releaseUnrouted } from "./kernel-leases.ts";
@@ -60,7 +62,14 @@ function free(ctx: AgentContext, a: Attachment): void {
   } finally {
     nl.close();
   }
-  inTransaction(ctx.store.db, () => releaseAttachment(ctx.store.db, a, nowMs(), cooldownOf(ctx)));
+  forgetAddresses(
+    nodeSys,
+    policyAddressesOf(ctx.store.db, a).map((p) => p.address),
+  );
+  inTransaction(ctx.store.db, () => {
+    dropPolicyAddresses(ctx.store.db, a);
+    releaseAttachment(ctx.store.db, a, nowMs(), cooldownOf(ctx));
+  });
   const pod = `${a.podNamespace ?? ""}/${a.podName ?? ""}`;
   ctx.log(
     "warn",

@@ -10,7 +10,6 @@ import {
   getPodPolicy,
   getPolicySets,
   getProfiles,
-  type PolicyAddress,
   planPolicyGc,
   policyAddressesOf,
   putPolicyAddress,
@@ -250,26 +249,14 @@ function warnOfBridge(w: Work, result: Result, pod: Pod): void {
 
 // ---- DEL, GC ----
 
+/** The store forgets last: whoever is killed before leaves behind what DEL, GC and the agent go by. */
 function remove(host: PluginHost, store: Store, key: AttachmentKey, call?: CniCall): void {
-  const rows = withBallast(host.sys, store.path, () =>
-    inTransaction(store.db, () => dropPolicyAddresses(store.db, key)),
-  );
-  const addresses = rows.map((a) => a.address);
-  if (rows.length === 0 && call !== undefined) addresses.push(...strays(store, call));
+  const known = policyAddressesOf(store.db, key).map((a) => a.address);
+  const addresses = known.length === 0 && call !== undefined ? strays(store, call) : known;
   if (addresses.length === 0) return;
-  try {
-    removeAddresses(host.sys, addresses);
-  } catch (error) {
-    // The runtime calls again; it must find again what there is to remove.
-    withBallast(host.sys, store.path, () => inTransaction(store.db, () => restore(store, rows)));
-    throw error;
-  }
-}
-
-function restore(store: Store, rows: readonly PolicyAddress[]): void {
-  for (const row of rows)
-    if (store.db.get("SELECT 1 FROM policy_address WHERE address = ?", [row.address]) === undefined)
-      putPolicyAddress(store.db, row);
+  removeAddresses(host.sys, addresses);
+  if (known.length > 0)
+    withBallast(host.sys, store.path, () => inTransaction(store.db, () => dropPolicyAddresses(store.db, key)));
 }
 
 /** The store was lost: what the runtime remembers of this container and nobody else has. */

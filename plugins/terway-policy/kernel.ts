@@ -2,13 +2,11 @@
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { tryParseIp } from "../../shared/net/ip.ts";
 import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
-import { commitLater } from "../../shared/netlink/nft/commit-later.ts";
 import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
 import { NetlinkError } from "../../shared/netlink/socket.ts";
-import { removePodRequests } from "../../shared/policy/pod-program.ts";
-import { verdictsOf } from "../../shared/policy/pod-verdicts.ts";
+import { forgetAddresses } from "../../shared/policy/forget-addresses.ts";
 import { O_RDONLY } from "../../shared/sys/linux.ts";
-import { decodeUtf8, isErrno, type Sys } from "../../shared/sys/sys.ts";
+import { isErrno, type Sys } from "../../shared/sys/sys.ts";
 
 /** Runs `work` and says a kernel's refusal as a CNI failure. */
 export function inKernel<T>(what: string, work: () => T): T {
@@ -51,17 +49,7 @@ export function forgetConnections(nft: NftSocket, addresses: readonly string[]):
   );
 }
 
-/**
- * Takes addresses out of the maps, some 50 ms from now. Nothing depends on it: an ADD that gets the address before puts
- * its own verdict in place of the old one, and the agent removes what no pod has.
- */
+/** Takes addresses out of the maps, a moment from now; see there. */
 export function removeAddresses(sys: Sys, addresses: readonly string[]): void {
-  const requests = removePodRequests(verdictsOf(addresses, undefined), isLinux(sys, 6, 3));
-  inKernel(`removing ${addresses.join(" ")}`, () => commitLater(sys, requests));
-}
-
-/** The running kernel is of this version or later. */
-function isLinux(sys: Sys, major: number, minor: number): boolean {
-  const [a = 0, b = 0] = decodeUtf8(sys.readFile("/proc/sys/kernel/osrelease", 256)).split(".").map(Number);
-  return a > major || (a === major && b >= minor);
+  inKernel(`removing ${addresses.join(" ")}`, () => forgetAddresses(sys, addresses));
 }
