@@ -1,12 +1,15 @@
 /**
- * The demo's world, kept up until Ctrl-C for people and tools to play with.
+ * The demo's world, kept up until Ctrl-C for people and tools to play with; or, with --soak, pods that come and go so
+ * many times while plugins are killed, and exit status 1 if anything is left.
  *
  *   npm run lab -- [--nodes N] [--mode eniip-veth|vpc|eni-exclusive|eniip-ipvlan|trunk] [--instance-type TYPE] [--pool-min N] [--pool-max N] [--dual-stack] [--state FILE]
+ *   npm run lab -- --soak CYCLES [--mode M] [--seed N] [--at-once N] [--json]
  */
 import { rmSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { METADATA_IP, OUTSIDE_IP } from "../cloud/fabric.ts";
 import { labMode } from "./modes.ts";
+import { describeSoak, runSoak } from "./soak.ts";
 import { CNI_PATH, createWorld } from "./world.ts";
 
 const { values } = parseArgs({
@@ -18,10 +21,33 @@ const { values } = parseArgs({
     "pool-max": { type: "string", default: "10" },
     "dual-stack": { type: "boolean", default: false },
     state: { type: "string" },
+    soak: { type: "string" },
+    seed: { type: "string", default: "1" },
+    "at-once": { type: "string", default: "3" },
+    json: { type: "boolean", default: false },
   },
 });
 
 const mode = labMode(values.mode);
+
+function count(name: string, text: string): number {
+  const n = Number(text);
+  if (!Number.isInteger(n) || n < 1) throw new Error(`--${name} ${text}: a whole number from 1 on is wanted`);
+  return n;
+}
+
+if (values.soak !== undefined) {
+  const report = await runSoak({
+    mode,
+    cycles: count("soak", values.soak),
+    seed: count("seed", values.seed),
+    atOnce: count("at-once", values["at-once"]),
+    prefix: `soak${process.pid % 1000}`,
+    say: (text) => process.stderr.write(`${text}\n`),
+  });
+  process.stdout.write(values.json ? `${JSON.stringify(report)}\n` : `${describeSoak(report)}\n`);
+  process.exit(report.ok ? 0 : 1);
+}
 
 const world = await createWorld({
   prefix: `lab${process.pid % 1000}`,

@@ -76,6 +76,7 @@ export interface WorldPod extends Pod {
 }
 
 export interface World {
+  readonly prefix: string;
   readonly cloud: Cloud;
   readonly nodes: readonly WorldNode[];
   readonly dir: string;
@@ -101,7 +102,8 @@ function conflistOf(options: WorldOptions, store: string, logDir: string): Confl
           : {}),
       } as PluginConf;
     });
-  return { ...shipped, cniVersion: "1.1.0", plugins };
+  // Debian's portmap knows no 1.1.0.
+  return { ...shipped, cniVersion: chained.includes("portmap") ? shipped.cniVersion : "1.1.0", plugins };
 }
 
 export async function createWorld(options: WorldOptions): Promise<World> {
@@ -126,6 +128,7 @@ export async function createWorld(options: WorldOptions): Promise<World> {
   }
   if (options.agents !== false) for (const node of nodes) node.startAgent();
   return {
+    prefix: options.prefix,
     cloud,
     nodes,
     dir,

@@ -64,7 +64,11 @@ export interface RuntimeOptions {
 }
 
 export interface CallOptions {
+  /** Of each plugin, or of the one that is named. */
   readonly killAfterMs?: number;
+  readonly killOnly?: string;
+  /** Told of each plugin that answered, with its process's time. */
+  readonly timed?: (plugin: string, ms: number) => void;
 }
 
 export interface CniRuntime {
@@ -148,6 +152,9 @@ export function createRuntime(options: RuntimeOptions): CniRuntime {
     return { stdout: done.stdout, ms: done.ms };
   }
 
+  const killTime = (plugin: PluginConf, { killAfterMs, killOnly = plugin.type }: CallOptions) =>
+    killOnly === plugin.type ? killAfterMs : undefined;
+
   const prev = (pod: Pod) => {
     const result = cache.get(cacheKey(pod));
     return result === undefined ? {} : { prevResult: result };
@@ -160,7 +167,8 @@ export function createRuntime(options: RuntimeOptions): CniRuntime {
       let result: CniResult | undefined;
       let ms = 0;
       for (const plugin of conflist.plugins) {
-        const done = await call("ADD", plugin, pod, result ? { prevResult: result } : {}, call_.killAfterMs);
+        const done = await call("ADD", plugin, pod, result ? { prevResult: result } : {}, killTime(plugin, call_));
+        call_.timed?.(plugin.type, done.ms);
         ms += done.ms;
         result = JSON.parse(done.stdout) as CniResult;
       }
@@ -171,7 +179,9 @@ export function createRuntime(options: RuntimeOptions): CniRuntime {
     async del(pod, call_ = {}) {
       let ms = 0;
       for (const plugin of [...conflist.plugins].reverse()) {
-        ms += (await call("DEL", plugin, pod, prev(pod), call_.killAfterMs)).ms;
+        const done = await call("DEL", plugin, pod, prev(pod), killTime(plugin, call_));
+        call_.timed?.(plugin.type, done.ms);
+        ms += done.ms;
       }
       cache.delete(cacheKey(pod));
       return { ms };
