@@ -3,8 +3,7 @@
  *
  *   .ci/node test/bench/bandwidth.ts [--json] [--pods N] [--rounds N] [--no-rates]
  */
-import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -16,8 +15,9 @@ import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
 import { throughput } from "../lab/iperf.ts";
 import { CNI_PATH } from "../lab/world.ts";
 import { createRuntime } from "../runtime/cni-runtime.ts";
-import type { Call, Plan, Run } from "./driver.ts";
+import type { Call, Run } from "./driver.ts";
 import { percentile } from "./percentile.ts";
+import { buildDriver, runPlan } from "./run-driver.ts";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const { values } = parseArgs({
@@ -41,25 +41,6 @@ const PEERS = {
   go: { path: "/usr/lib/cni/bandwidth", limits: LIMITS },
 } as const;
 type Peer = keyof typeof PEERS;
-
-function driver(): string {
-  const out = join(root, "dist/build/bench-driver");
-  mkdirSync(dirname(out), { recursive: true });
-  const entry = join(root, "test/bench/driver-main.ts");
-  const args = [join(root, "plugins/host/build.ts"), "--entry", entry, "--out", out];
-  if (spawnSync(process.execPath, args, { stdio: ["ignore", 2, 2] }).status !== 0)
-    throw new Error("the benchmark's driver could not be built: see above");
-  return out;
-}
-
-function runPlan(program: string, plan: Plan): Run {
-  const done = spawnSync(program, [], { input: JSON.stringify(plan), encoding: "utf8", maxBuffer: 1 << 28 });
-  if (done.status !== 0) throw new Error(`the driver failed: ${done.stderr}`);
-  const run = JSON.parse(done.stdout) as Run;
-  const bad = run.samples.find((s) => s.status !== 0);
-  if (bad) throw new Error(`a call failed: ${bad.output}`);
-  return run;
-}
 
 /** What an interface plugin leaves: a veth with both ends up. */
 function makeLinks(node: Netns, pods: readonly Netns[]): void {
@@ -100,7 +81,7 @@ function calls(peer: Peer, verb: "ADD" | "DEL", pods: readonly Netns[], store: s
 }
 
 function addAndDel(node: Netns, folder: string) {
-  const program = driver();
+  const program = buildDriver();
   const storePath = join(folder, "ipam.db");
   const store = openStore({ sys: nodeSys, openSql: openNodeSql }, storePath);
   const pods: Netns[] = [];

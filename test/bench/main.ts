@@ -4,7 +4,7 @@
  *   npm run bench [-- --json] [--pods N] [--rounds N]
  */
 import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync, statSync } from "node:fs";
+import { mkdtempSync, rmSync, statSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -16,8 +16,9 @@ import { openStore } from "../../ipam/store/open.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
-import type { Call, Plan, Run } from "./driver.ts";
+import type { Call, Run } from "./driver.ts";
 import { percentile } from "./percentile.ts";
+import { buildDriver, runPlan } from "./run-driver.ts";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const { values } = parseArgs({
@@ -48,27 +49,6 @@ interface Figures {
   readonly cpuMs: number;
   readonly peakRssMiB: number;
   readonly perSecond: number;
-}
-
-function driver(): string {
-  const out = join(root, "dist/build/bench-driver");
-  mkdirSync(dirname(out), { recursive: true });
-  const built = spawnSync(
-    process.execPath,
-    [join(root, "plugins/host/build.ts"), "--entry", join(root, "test/bench/driver-main.ts"), "--out", out],
-    { stdio: ["ignore", 2, 2] },
-  );
-  if (built.status !== 0) throw new Error("the benchmark's driver could not be built: see above");
-  return out;
-}
-
-function runPlan(program: string, plan: Plan): Run {
-  const done = spawnSync(program, [], { input: JSON.stringify(plan), encoding: "utf8", maxBuffer: 1 << 28 });
-  if (done.status !== 0) throw new Error(`the driver failed: ${done.stderr}`);
-  const run = JSON.parse(done.stdout) as Run;
-  const bad = run.samples.find((s) => s.status !== 0);
-  if (bad) throw new Error(`a call failed: ${bad.output}`);
-  return run;
 }
 
 function figures(runs: readonly Run[]): Figures {
@@ -173,7 +153,7 @@ function partFigures(part: "store" | "policy" | "bandwidth") {
 }
 
 function main(): void {
-  const program = driver();
+  const program = buildDriver();
   const folder = mkdtempSync(join(tmpdir(), "terway-bench-"));
   const node = createNetns(`${prefix}-node`);
   const pods: Netns[] = [];
