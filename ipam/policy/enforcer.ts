@@ -7,14 +7,15 @@ import { formatIp, tryParseIp } from "../../shared/net/ip.ts";
 import type { NftSocket } from "../../shared/netlink/nft/socket.ts";
 import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
 import { cutDenied } from "../../shared/policy/cut.ts";
+import type { LocalPod } from "../../shared/policy/pod-verdicts.ts";
 import { type Programmed, programPolicy } from "../../shared/policy/program.ts";
 import { listAddresses } from "../store/addresses.ts";
 import { listAttachments } from "../store/attachments.ts";
 import type { Store } from "../store/open.ts";
-import { getCompiled, getPolicyRevision, listLocalPods, putCompiled } from "../store/policy.ts";
+import { getCompiled, getPolicyRevision, listLocalPods, localPodsText, putCompiled } from "../store/policy.ts";
 import { inTransaction } from "../store/transaction.ts";
 import type { AttachedPod } from "./compiler.ts";
-import { enforceInside } from "./inside.ts";
+import { InsideEnforcer } from "./inside.ts";
 
 /** Pods of this node with the addresses that they really have, by the chained plugin's rows and by our IPAM's. */
 export function attachedPods(store: Store): AttachedPod[] {
@@ -79,17 +80,27 @@ export function createEnforcer(store: Store, nft: NftSocket | undefined, given: 
   const { db } = store;
   let compiled = getCompiled(db);
   let programmed: Programmed | undefined;
+  const inside = new InsideEnforcer(store);
+  let local: { readonly text: string; readonly pods: readonly LocalPod[] } | undefined;
+
+  /** The same list while it is the same pods: what was made of it holds. */
+  function localPods(): readonly LocalPod[] {
+    const text = localPodsText(db);
+    if (local?.text !== text) local = { text, pods: listLocalPods(db) };
+    return local.pods;
+  }
 
   function program(from: Programmed | undefined): readonly string[] {
     if (compiled === undefined || nft === undefined) return [];
     const wanted = compiled;
     const options = given.logDrops === undefined ? {} : { logDrops: given.logDrops };
-    const desired = () => ({ compiled: wanted, pods: listLocalPods(db), ...options });
+    const desired = () => ({ compiled: wanted, pods: localPods(), ...options });
     programmed = undefined; // unless it succeeds, what is there is not known
     const report = programPolicy(nft, desired, from);
     programmed = report.programmed;
-    const changed = [...report.changed, ...enforceInside(store, wanted)];
-    if (given.cutEstablished && changed.length > 0)
+    const cut = given.cutEstablished === true;
+    const changed = [...report.changed, ...inside.bring(wanted, { verify: from === undefined, cut })];
+    if (cut && report.changed.length > 0)
       changed.push(...cutDenied(nft, desired(), ownAddresses()).map((text) => `cut ${text}`));
     return changed;
   }

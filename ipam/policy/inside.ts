@@ -1,41 +1,150 @@
-/** Policy in the namespaces of pods whose packets pass no hook of the node. */
+/**
+ * Policy in the namespaces of pods whose packets pass no hook of the node. By difference: a pod's namespace is entered when
+ * what holds for that pod has changed, or to compare with what is there.
+ */
 import type { PodLink } from "../../shared/datapath/pod-link.ts";
-import { openNft } from "../../shared/netlink/nft/socket.ts";
-import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
+import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
+import type { CompiledPolicy, PodPolicy, Profile } from "../../shared/policy/compiled.ts";
+import { cutDenied } from "../../shared/policy/cut.ts";
 import { insideContent } from "../../shared/policy/inside.ts";
-import { programContent } from "../../shared/policy/program.ts";
+import type { Posture } from "../../shared/policy/pod-verdicts.ts";
+import { type Programmed, programContent } from "../../shared/policy/program.ts";
+import { referenced } from "../../shared/policy/render.ts";
 import { O_RDONLY } from "../../shared/sys/linux.ts";
 import { nodeSys as sys } from "../../shared/sys/node.ts";
-import { listAttachments } from "../store/attachments.ts";
 import type { Store } from "../store/open.ts";
-import { listPolicyAddresses } from "../store/policy.ts";
+import { listUplinkPods, type UplinkPod } from "../store/policy.ts";
 
-/**
- * Brings every such pod that terway-policy was run for to the compiled policy.
- *
- * @returns What differed, one line each.
- * @throws {NetlinkError} When the kernel refuses.
- */
-export function enforceInside({ db }: Store, compiled: CompiledPolicy): string[] {
-  const rows = listPolicyAddresses(db);
-  return listAttachments(db).flatMap((a) => {
-    const row = rows.find((r) => r.network === a.network && r.containerId === a.containerId && r.ifname === a.ifname);
-    const link = a.datapath === undefined ? undefined : (JSON.parse(a.datapath) as PodLink);
-    // A namespace that is gone, or another one's by now, needs no policy of ours.
-    const stat = row && link?.uplink ? sys.stat(a.netns) : undefined;
-    if (row === undefined || link === undefined || stat?.ino !== a.netnsIno || stat?.dev !== a.netnsDev) return [];
-    const policy = compiled.pods.find((p) => p.namespace === row.namespace && p.name === row.name);
-    const content = insideContent({ compiled, policy, posture: row.posture, link });
-    return inNamespace(a.netns, content).map((what) => `in pod ${row.namespace}/${row.name}: ${what}`);
-  });
+/** What a namespace was programmed with. */
+interface Known {
+  /** Of the namespace. */
+  readonly netnsIno: number;
+  /** Objects and texts that decide what is to be there; equal ones, equal content. */
+  readonly inputs: readonly unknown[];
+  readonly programmed: Programmed;
 }
 
-function inNamespace(netns: string, content: Parameters<typeof programContent>[1]): readonly string[] {
+/** What of a compiled policy a pod's own namespace can need, by id. */
+interface Parts {
+  readonly pods: ReadonlyMap<string, PodPolicy>;
+  readonly profiles: ReadonlyMap<string, Profile>;
+  readonly sets: ReadonlyMap<string, object>;
+}
+
+export class InsideEnforcer {
+  readonly #store: Store;
+  readonly #known = new Map<string, Known>();
+  #partsOf: { readonly compiled: CompiledPolicy; readonly parts: Parts } | undefined;
+
+  constructor(store: Store) {
+    this.#store = store;
+  }
+
+  /**
+   * Brings every such pod that terway-policy was run for to the compiled policy.
+   *
+   * @param options.verify Look into every namespace, whether something changed for its pod or not.
+   * @param options.cut Connections that are no longer allowed end.
+   * @returns What differed, one line each.
+   * @throws {AggregateError} When a kernel refuses; every other pod has its policy then.
+   */
+  bring(compiled: CompiledPolicy, options: { readonly verify: boolean; readonly cut: boolean }): string[] {
+    const pods = listUplinkPods(this.#store.db);
+    const alive = new Set(pods.map(idOf));
+    for (const id of this.#known.keys()) if (!alive.has(id)) this.#known.delete(id);
+    const changed: string[] = [];
+    const failures: Error[] = [];
+    for (const pod of pods) {
+      try {
+        const lines = this.#bringPod(pod, compiled, options);
+        changed.push(...lines.map((what) => `in pod ${pod.namespace}/${pod.name}: ${what}`));
+      } catch (error) {
+        this.#known.delete(idOf(pod)); // what is there is not known
+        // A DEL under way takes the namespace from under our hands.
+        if (isThere(pod)) failures.push(new Error(`in pod ${pod.namespace}/${pod.name}: ${(error as Error).message}`));
+      }
+    }
+    if (failures.length > 0) throw new AggregateError(failures, failures.map((f) => f.message).join("; "));
+    return changed;
+  }
+
+  #parts(compiled: CompiledPolicy): Parts {
+    if (this.#partsOf?.compiled === compiled) return this.#partsOf.parts;
+    const parts: Parts = {
+      pods: new Map(compiled.pods.map((p) => [`${p.namespace}/${p.name}`, p])),
+      profiles: new Map(compiled.profiles.map((p) => [p.id, p])),
+      sets: new Map<string, object>([...compiled.sets, ...compiled.endpointSets].map((set) => [set.id, set])),
+    };
+    this.#partsOf = { compiled, parts };
+    return parts;
+  }
+
+  #bringPod(
+    pod: UplinkPod,
+    compiled: CompiledPolicy,
+    { verify, cut }: { readonly verify: boolean; readonly cut: boolean },
+  ): readonly string[] {
+    const parts = this.#parts(compiled);
+    const policy = parts.pods.get(`${pod.namespace}/${pod.name}`);
+    const inputs = inputsOf(pod, policy, parts);
+    const known = this.#known.get(idOf(pod));
+    const same = known?.netnsIno === pod.netnsIno ? known : undefined;
+    if (!verify && same !== undefined && sameInputs(same.inputs, inputs)) return [];
+    // A namespace that is gone, or another one's by now, needs no policy of ours.
+    if (!isThere(pod)) return [];
+    const link = JSON.parse(pod.datapath) as PodLink;
+    const content = insideContent({ compiled, policy, posture: pod.posture, link });
+    return inNamespace(pod.netns, (nft) => {
+      const report = programContent(nft, content, verify ? undefined : same?.programmed);
+      this.#known.set(idOf(pod), { netnsIno: pod.netnsIno, inputs, programmed: report.programmed });
+      return cut && report.changed.length > 0
+        ? [...report.changed, ...cutInside(nft, pod, compiled, link)]
+        : report.changed;
+    });
+  }
+}
+
+/** What goes to services the node judges, by the real backend. */
+function cutInside(nft: NftSocket, pod: UplinkPod, compiled: CompiledPolicy, link: PodLink): string[] {
+  const { namespace, name, posture } = pod;
+  const addresses = link.addresses.map(({ address }) => address);
+  const desired = { compiled, pods: [{ namespace, name, posture, addresses }] };
+  return cutDenied(nft, desired, link.nodeIps, link.uplink?.viaNode).map((text) => `cut ${text}`);
+}
+
+function idOf(pod: UplinkPod): string {
+  return `${pod.network}/${pod.containerId}/${pod.ifname}`;
+}
+
+function isThere({ netns, netnsDev, netnsIno }: UplinkPod): boolean {
+  const stat = sys.stat(netns);
+  return stat !== undefined && stat.ino === netnsIno && stat.dev === netnsDev;
+}
+
+function inputsOf(
+  pod: { readonly posture: Posture; readonly datapath: string },
+  policy: PodPolicy | undefined,
+  { profiles, sets }: Parts,
+): unknown[] {
+  const inputs: unknown[] = [pod.posture, pod.datapath, policy?.ingress, policy?.egress];
+  if (policy === undefined) return inputs;
+  for (const id of [policy.ingress, policy.egress]) {
+    const profile = profiles.get(id ?? "");
+    if (profile !== undefined) for (const set of referenced(profile)) inputs.push(sets.get(set));
+  }
+  return inputs;
+}
+
+function sameInputs(a: readonly unknown[], b: readonly unknown[]): boolean {
+  return a.length === b.length && a.every((value, i) => value === b[i]);
+}
+
+function inNamespace<T>(netns: string, work: (nft: NftSocket) => T): T {
   const [netnsFd, ownNetnsFd] = [sys.open(netns, O_RDONLY), sys.open("/proc/thread-self/ns/net", O_RDONLY)];
   try {
     const nft = openNft(sys, { netnsFd, ownNetnsFd });
     try {
-      return programContent(nft, content).changed;
+      return work(nft);
     } finally {
       nft.close();
     }

@@ -18,10 +18,11 @@ function unlines(text: unknown): string[] {
 /**
  * Makes the store's compiled policy this one; writes only what differs. Inside a transaction.
  *
- * @param before What the store is known to hold: its objects that come again are not even looked at.
+ * @param written What was put there last: if the store still has it, objects that come again are not even looked at.
  * @returns How many rows were written or removed.
  */
-export function putCompiled(db: SqlHandle, compiled: CompiledPolicy, before?: CompiledPolicy): number {
+export function putCompiled(db: SqlHandle, compiled: CompiledPolicy, written?: CompiledPolicy): number {
+  const before = written !== undefined && getPolicyRevision(db) === written.revision ? written : undefined;
   const known = new Set<object>([
     ...(before?.sets ?? []),
     ...(before?.endpointSets ?? []),
@@ -54,7 +55,7 @@ export function putCompiled(db: SqlHandle, compiled: CompiledPolicy, before?: Co
       [pod.namespace, pod.name, pod.ingress ?? null, pod.egress ?? null],
     );
   }
-  changed += removeOthers(db, compiled);
+  changed += removeOthers(db, compiled, before ?? namesOf(db));
   db.run(
     "INSERT INTO fact(name, value) VALUES('policy_revision', ?) ON CONFLICT(name) DO UPDATE SET value = excluded.value",
     [String(compiled.revision)],
@@ -62,25 +63,39 @@ export function putCompiled(db: SqlHandle, compiled: CompiledPolicy, before?: Co
   return changed;
 }
 
-function removeOthers(db: SqlHandle, compiled: CompiledPolicy): number {
+type Named = Readonly<Record<"sets" | "endpointSets" | "profiles", readonly { readonly id: string }[]>> & {
+  readonly pods: readonly Pick<PodPolicy, "namespace" | "name">[];
+};
+
+/** What there is, without what it holds. */
+function namesOf(db: SqlHandle): Named {
+  const ids = (sql: string) => db.all(sql).map(({ id }) => ({ id: String(id) }));
+  return {
+    sets: ids("SELECT id FROM policy_set WHERE kind = 'addresses'"),
+    endpointSets: ids("SELECT id FROM policy_set WHERE kind = 'endpoints'"),
+    profiles: ids("SELECT id FROM policy_profile"),
+    pods: db
+      .all("SELECT namespace, name FROM policy_pod")
+      .map(({ namespace, name }) => ({ namespace: String(namespace), name: String(name) })),
+  };
+}
+
+function removeOthers(db: SqlHandle, compiled: CompiledPolicy, before: Named): number {
   let removed = 0;
-  const pods = new Set(compiled.pods.map((p) => `${p.namespace}/${p.name}`));
-  for (const row of db.all("SELECT namespace, name FROM policy_pod"))
-    if (!pods.has(`${row.namespace}/${row.name}`))
-      removed += db.run("DELETE FROM policy_pod WHERE namespace = ? AND name = ?", [
-        row.namespace ?? "",
-        row.name ?? "",
-      ]);
-  const profiles = new Set(compiled.profiles.map((p) => p.id));
-  for (const { id } of db.all("SELECT id FROM policy_profile"))
-    if (!profiles.has(String(id))) removed += db.run("DELETE FROM policy_profile WHERE id = ?", [id ?? ""]);
-  const sets = new Set([
-    ...compiled.sets.map((s) => `addresses ${s.id}`),
-    ...compiled.endpointSets.map((s) => `endpoints ${s.id}`),
-  ]);
-  for (const { kind, id } of db.all("SELECT kind, id FROM policy_set"))
-    if (!sets.has(`${kind} ${id}`))
-      removed += db.run("DELETE FROM policy_set WHERE kind = ? AND id = ?", [kind ?? "", id ?? ""]);
+  if (before.pods !== compiled.pods) {
+    const pods = new Set(compiled.pods.map((p) => `${p.namespace}/${p.name}`));
+    for (const { namespace, name } of before.pods)
+      if (!pods.has(`${namespace}/${name}`))
+        removed += db.run("DELETE FROM policy_pod WHERE namespace = ? AND name = ?", [namespace, name]);
+  }
+  const remove = (list: "profiles" | "sets" | "endpointSets", sql: string) => {
+    if (before[list] === compiled[list]) return;
+    const ids = new Set(compiled[list].map(({ id }) => id));
+    for (const { id } of before[list]) if (!ids.has(id)) removed += db.run(sql, [id]);
+  };
+  remove("profiles", "DELETE FROM policy_profile WHERE id = ?");
+  remove("sets", "DELETE FROM policy_set WHERE kind = 'addresses' AND id = ?");
+  remove("endpointSets", "DELETE FROM policy_set WHERE kind = 'endpoints' AND id = ?");
   return removed;
 }
 
@@ -203,6 +218,15 @@ function addressOf(row: SqlRow): PolicyAddress {
   };
 }
 
+/** All that `listLocalPods` reads, as one text: the same text, the same pods. */
+export function localPodsText(db: SqlHandle): string {
+  const row = db.get(
+    `SELECT group_concat(address || ' ' || namespace || '/' || name || ' ' || posture, char(10)) AS text
+       FROM (SELECT * FROM policy_address ORDER BY address)`,
+  );
+  return String(row?.text ?? "");
+}
+
 /** The pods that are attached here, for `programPolicy`: one entry a pod and posture. */
 export function listLocalPods(db: SqlHandle): LocalPod[] {
   const pods = new Map<string, LocalPod & { readonly addresses: string[] }>();
@@ -213,6 +237,41 @@ export function listLocalPods(db: SqlHandle): LocalPod[] {
     else pod.addresses.push(address);
   }
   return [...pods.values()];
+}
+
+/** A pod whose packets do not pass the node, and that terway-policy was run for. */
+export interface UplinkPod extends AttachmentKey {
+  readonly namespace: string;
+  readonly name: string;
+  readonly posture: Posture;
+  readonly netns: string;
+  readonly netnsDev: number;
+  readonly netnsIno: number;
+  /** JSON of its `PodLink`. */
+  readonly datapath: string;
+}
+
+export function listUplinkPods(db: SqlHandle): UplinkPod[] {
+  return db
+    .all(
+      `SELECT a.network, a.container_id, a.ifname, a.netns, a.netns_dev, a.netns_ino, a.datapath,
+              p.namespace, p.name, max(p.posture) AS posture
+         FROM attachment a JOIN policy_address p USING (network, container_id, ifname)
+        WHERE a.datapath LIKE '%"uplink":%' AND a.netns_ino IS NOT NULL
+        GROUP BY a.network, a.container_id, a.ifname`,
+    )
+    .map((row) => ({
+      network: String(row.network),
+      containerId: String(row.container_id),
+      ifname: String(row.ifname),
+      namespace: String(row.namespace),
+      name: String(row.name),
+      posture: row.posture === "deny" ? "deny" : "allow",
+      netns: String(row.netns),
+      netnsDev: Number(row.netns_dev),
+      netnsIno: Number(row.netns_ino),
+      datapath: String(row.datapath),
+    }));
 }
 
 /** Attachments of `network` with addresses here that are not in the runtime's list. Like `planGc`. */

@@ -7,6 +7,7 @@ import {
   parseConnection,
 } from "../netlink/conntrack-entries.ts";
 import type { NftSocket } from "../netlink/nft/socket.ts";
+import { CidrSet } from "./cidr-set.ts";
 import { protocolName } from "./content.ts";
 import { createEvaluator, type Evaluator, type FlowEnd } from "./evaluate.ts";
 import { CUT_MARK } from "./names.ts";
@@ -21,16 +22,22 @@ const CHUNK = 256;
  * again may begin anew.
  *
  * @param nodeAddresses The node's own, canonical texts: what it began itself is always allowed.
+ * @param elsewhere CIDRs of destinations that are judged in another place.
  * @returns What was cut, one line each.
  */
 export function cutDenied(
   nft: Pick<NftSocket, "dump" | "apply">,
   desired: DesiredPolicy,
   nodeAddresses: readonly string[],
+  elsewhere: readonly string[] = [],
 ): string[] {
   const judge = judgeOf(desired, new Set(nodeAddresses));
   const isCut = (c: Connection) => (c.mark & CUT_MARK) !== 0;
-  const all = nft.dump(getConnections()).map(parseConnection);
+  const others = new CidrSet(elsewhere);
+  const all = nft
+    .dump(getConnections())
+    .map(parseConnection)
+    .filter((c) => !others.has(c.to));
   const denied = all.filter((c) => !isCut(c) && !judge(c));
   const back = all.filter((c) => isCut(c) && judge(c));
   const requests = [...denied.map((c) => markConnection(c, CUT_MARK)), ...back.map(deleteConnection)];

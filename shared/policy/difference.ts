@@ -82,10 +82,7 @@ function changeSets(have: TableContent, want: TableContent, change: Request[], w
   for (const [name, content] of want.sets) {
     const before = have.sets.get(name);
     if (before === undefined || sameElements(before.elements, content.elements)) continue;
-    const old = new Set(before.elements);
-    const now = new Set(content.elements);
-    const gone = before.elements.filter((text) => !now.has(text));
-    const added = content.elements.filter((text) => !old.has(text));
+    const { gone, added } = changedElements(before.elements, content.elements);
     if (gone.length === 0 && added.length === 0) continue; // only in another order
     change.push(...delElements({ ...POLICY_TABLE, name }, encoded(content, gone)), ...adding(name, content, added));
     words.push(
@@ -98,6 +95,23 @@ function changeSets(have: TableContent, want: TableContent, change: Request[], w
 function sameElements(a: readonly string[], b: readonly string[]): boolean {
   if (a === b) return true;
   return a.length === b.length && a.every((text, i) => text === b[i]);
+}
+
+/** Both come in the same order: what they have in common at both ends, mostly nearly all, is not looked up. */
+function changedElements(
+  before: readonly string[],
+  after: readonly string[],
+): { readonly gone: readonly string[]; readonly added: readonly string[] } {
+  let start = 0;
+  while (start < before.length && start < after.length && before[start] === after[start]) start += 1;
+  let [end, afterEnd] = [before.length, after.length];
+  while (end > start && afterEnd > start && before[end - 1] === after[afterEnd - 1]) {
+    end -= 1;
+    afterEnd -= 1;
+  }
+  const [was, is] = [before.slice(start, end), after.slice(start, afterEnd)];
+  const [old, now] = [new Set(was), new Set(is)];
+  return { gone: was.filter((text) => !now.has(text)), added: is.filter((text) => !old.has(text)) };
 }
 
 function some(texts: readonly string[]): string {

@@ -40,16 +40,41 @@ export function verdictsOf(
   });
 }
 
-/** All elements of all maps. An address that two pods claim is the later one's. */
-export function podVerdicts(policies: readonly PodPolicy[], pods: readonly LocalPod[]): Map<string, string[]> {
+interface Made {
+  readonly policy: PodPolicy | undefined;
+  readonly verdicts: ReturnType<typeof verdictsOf>;
+}
+
+const madeOf = new WeakMap<LocalPod, Made>();
+
+function verdictsOfPod(pod: LocalPod, policy: PodPolicy | undefined): Made["verdicts"] {
+  const known = madeOf.get(pod);
+  if (known !== undefined && known.policy === policy) return known.verdicts;
+  const verdicts = verdictsOf(pod.addresses, policy, pod.posture);
+  madeOf.set(pod, { policy, verdicts });
+  return verdicts;
+}
+
+type PodVerdicts = ReadonlyMap<string, readonly string[]>;
+let last: { readonly policies: unknown; readonly pods: unknown; readonly verdicts: PodVerdicts } | undefined;
+
+/**
+ * All elements of all maps. An address that two pods claim is the later one's. For the same lists as last time the same
+ * result, for the same pod and policy the same elements.
+ */
+export function podVerdicts(policies: readonly PodPolicy[], pods: readonly LocalPod[]): PodVerdicts {
+  if (last !== undefined && last.policies === policies && last.pods === pods) return last.verdicts;
   const byPod = new Map(policies.map((p) => [`${p.namespace}/${p.name}`, p]));
   const maps = new Map<string, Map<string, string>>();
   for (const pod of pods) {
-    for (const { map, element } of verdictsOf(pod.addresses, byPod.get(`${pod.namespace}/${pod.name}`), pod.posture)) {
+    for (const { map, element } of verdictsOfPod(pod, byPod.get(`${pod.namespace}/${pod.name}`))) {
       const elements = maps.get(map) ?? new Map<string, string>();
       maps.set(map, elements);
-      elements.set(element.split(" ")[0] ?? "", element);
+      const end = element.indexOf(" ");
+      elements.set(end < 0 ? element : element.slice(0, end), element);
     }
   }
-  return new Map([...maps].map(([map, elements]) => [map, [...elements.values()].sort()]));
+  const verdicts: PodVerdicts = new Map([...maps].map(([map, elements]) => [map, [...elements.values()].sort()]));
+  last = { policies, pods, verdicts };
+  return verdicts;
 }

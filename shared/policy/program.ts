@@ -13,6 +13,8 @@ import { type DesiredPolicy, renderNode } from "./render.ts";
 /** What was programmed last. Hand it to the next call: it then reads from the kernel only what others change too. */
 export interface Programmed {
   readonly content: TableContent;
+  /** Of the network namespace right after: while it is the same, nobody has changed any table. */
+  readonly generation: number;
 }
 
 export interface ProgramReport {
@@ -37,12 +39,13 @@ const TRIES = 64;
  * @throws {NetlinkError} When the kernel refuses.
  */
 export function programPolicy(nft: Nft, desired: () => DesiredPolicy, known?: Programmed): ProgramReport {
-  return program(nft, (have) => renderNode(keepLog(desired(), have)), known?.content);
+  return program(nft, (have) => renderNode(keepLog(desired(), have)), known);
 }
 
-/** The same for any content: the table of a pod's own namespace. */
-export function programContent(nft: Nft, want: TableContent): ProgramReport {
-  return program(nft, () => want, undefined);
+/** The same for any content: the table of a pod's own namespace, that nobody but we writes while `known` is handed on. */
+export function programContent(nft: Nft, want: TableContent, known?: Programmed): ProgramReport {
+  // Whoever else changed anything there may have changed everything.
+  return program(nft, () => want, known, readTable);
 }
 
 /** Logging stays as it is found unless the caller says. */
@@ -55,7 +58,8 @@ function keepLog(desired: DesiredPolicy, have: TableContent | undefined): Desire
 function program(
   nft: Nft,
   want: (have: TableContent | undefined) => TableContent,
-  known: TableContent | undefined,
+  known: Programmed | undefined,
+  refresh: (nft: Nft, known: TableContent) => TableContent | undefined = withFreshMaps,
 ): ProgramReport {
   let batches = 0;
   let remembered = known;
@@ -63,15 +67,21 @@ function program(
   let last: unknown;
   for (let i = 0; i < TRIES; i++) {
     const generation = nft.generation();
-    const have = remembered === undefined ? guarded(() => readTable(nft)) : withFreshMaps(nft, remembered);
+    const have =
+      remembered === undefined
+        ? guarded(() => readTable(nft))
+        : remembered.generation === generation
+          ? remembered.content
+          : refresh(nft, remembered.content);
     const content = want(have);
     const whole = mustRebuild || (have !== undefined && needsRebuild(have, content));
     const parts = whole
       ? { prepare: [], change: rebuild(content), words: ["the table could not be mended: it was built anew"] }
       : difference(have, content);
     try {
-      batches += commitParts(nft, parts.prepare, parts.change, generation);
-      return { programmed: { content }, changed: parts.words, batches };
+      const sent = commitParts(nft, parts.prepare, parts.change, generation);
+      batches += sent;
+      return { programmed: { content, generation: later(generation, sent) }, changed: parts.words, batches };
     } catch (error) {
       if (!(error instanceof NetlinkError)) throw error;
       last = error;
@@ -88,13 +98,16 @@ function program(
 
 /** @returns How many batches it took. */
 function commitParts(nft: Nft, prepare: readonly Request[], change: readonly Request[], generation: number): number {
-  let next = generation;
-  if (prepare.length > 0) {
-    nft.commit(prepare, next);
-    next = (next + 1) >>> 0 || 1; // the kernel leaves 0 out
-  }
-  if (change.length > 0) nft.commit(change, next);
-  return Number(prepare.length > 0) + Number(change.length > 0);
+  if (prepare.length > 0) nft.commit(prepare, generation);
+  const prepared = Number(prepare.length > 0);
+  if (change.length > 0) nft.commit(change, later(generation, prepared));
+  return prepared + Number(change.length > 0);
+}
+
+/** So many batches after a generation. The kernel leaves 0 out. */
+function later(generation: number, batches: number): number {
+  const next = (generation + batches) >>> 0;
+  return next >= batches ? next : next + 1;
 }
 
 function guarded<T>(work: () => T): T {

@@ -177,11 +177,27 @@ function renderRule(
   );
 }
 
+export interface RenderedProfile {
+  readonly chains: readonly (readonly [name: string, content: ChainContent])[];
+  readonly sets: ReadonlyMap<string, SetContent>;
+}
+
+const renderedProfiles = new WeakMap<Profile, { readonly basis: string; readonly rendered: RenderedProfile }>();
+
+/** What was made of a profile holds as long as its sets have the same names. */
+function renderProfile(profile: Profile, names: SetNames): RenderedProfile {
+  const basis = `${profile.id} ${referenced(profile)
+    .map((ref) => names(ref)?.join(" "))
+    .join(" ")}`;
+  const known = renderedProfiles.get(profile);
+  if (known?.basis === basis) return known.rendered;
+  const rendered = makeProfile(profile, names, basis);
+  renderedProfiles.set(profile, { basis, rendered });
+  return rendered;
+}
+
 /** One chain, or two when an admin rule passes on to the tiers below. */
-export function renderProfile(
-  profile: Profile,
-  names: SetNames,
-): { readonly chains: [name: string, content: ChainContent][]; readonly sets: ReadonlyMap<string, SetContent> } {
+function makeProfile(profile: Profile, names: SetNames, basis: string): RenderedProfile {
   const sets = new Map<string, SetContent>();
   const render = (rules: readonly PolicyRule[]) => rules.flatMap((rule) => renderRule(rule, profile, names, sets));
   const { direction, id, admin, policies, baseline } = profile;
@@ -198,9 +214,6 @@ export function renderProfile(
   const above = render(admin);
   const first = profileChain(direction, id);
   const second = profileChain(direction, id, true);
-  const basis = `${id} ${referenced(profile)
-    .map((ref) => names(ref)?.join(" "))
-    .join(" ")}`;
   if (!admin.some((rule) => rule.verdict === "pass")) {
     return { chains: [[first, { rules: [...above, ...below], basis }]], sets };
   }
@@ -215,12 +228,12 @@ export function renderProfile(
 }
 
 /** Ids of the sets that a profile's rules name. */
-export function referenced(profile: Profile): string[] {
+export const referenced = remember((profile: Profile): readonly string[] => {
   const ids = new Set<string>();
   for (const rule of [...profile.admin, ...(profile.policies ?? []), ...profile.baseline])
     for (const id of [...(rule.peers ?? []), ...(rule.endpoints ?? [])]) ids.add(id);
   return [...ids];
-}
+});
 
 // ---- what every node has ----
 
