@@ -28,6 +28,7 @@ import { DEFAULT_STORE, isDamage, openStore, repairStore, type Store } from "../
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentFacts, lockForAgent, startAgent } from "./agent.ts";
 import { type AgentConfig, type AgentContext, emptyLately, type PoolSpec } from "./context.ts";
+import { keepHeapSmall } from "./memory.ts";
 import { createMetrics, serveMetrics } from "./metrics.ts";
 import { startPolicy } from "./policy.ts";
 import type { AgentOptions } from "./settings.ts";
@@ -227,6 +228,7 @@ function killPoint(dieAt: string | undefined): (point: string) => void {
 const DEPS = { sys: nodeSys, openSql: openNodeSql };
 
 async function main(): Promise<void> {
+  keepHeapSmall();
   const options = readOptions();
   const { config } = readConfig(options.configPath);
   const store = openStore(DEPS, options.storePath);

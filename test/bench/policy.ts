@@ -8,6 +8,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { keepHeapSmall } from "../../ipam/agent/memory.ts";
 import { PolicyCompiler } from "../../ipam/policy/compiler.ts";
 import { attachedPods, createEnforcer } from "../../ipam/policy/enforcer.ts";
 import type { ObjectEvent } from "../../ipam/policy/objects.ts";
@@ -52,6 +53,7 @@ function bring(compiler: PolicyCompiler): number {
   return enforcer.bring(compiler.compile()).changed.length;
 }
 
+keepHeapSmall(); // as the agent does
 const rssBefore = process.memoryUsage().rss;
 let cluster: ReturnType<typeof benchCluster> | undefined = benchCluster(size);
 inTransaction(store.db, () => {
@@ -124,6 +126,7 @@ const figures = {
     before: round(rssBefore / 2 ** 20),
     rss: round(memory.rss / 2 ** 20),
     heap: round(memory.heapUsed / 2 ** 20),
+    forIt: round((memory.rss - rssBefore) / 2 ** 20),
   },
 };
 nft.close();
@@ -143,7 +146,7 @@ else {
       `  a label changes on a pod here: p50 ${l.localPod.p50}, p99 ${l.localPod.p99} ms CPU (want < 50)`,
       `  a label changes on a namespace of 1,025 pods: ${figures.namespaceLabelCpuMs} ms CPU`,
       `  nothing changed: ${figures.nothingChangedCpuMs} ms CPU; compared with the whole kernel table: ${figures.comparedWithKernelCpuMs} ms CPU`,
-      `  memory: ${m.before} MiB before, ${m.rss} MiB with it, heap ${m.heap} MiB (want < 150)`,
+      `  memory: ${m.before} MiB before, ${m.rss} MiB with it: ${m.forIt} MiB (want < 143, which is 150 MB); heap ${m.heap} MiB`,
       "",
     ].join("\n"),
   );
