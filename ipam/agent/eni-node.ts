@@ -58,7 +58,7 @@ export function noteEniLink(ctx: Pick<AgentContext, "store">, eni: Eni, link: Li
 
 /** Brings the ENI's link, address, routes and rule up; idempotent. */
 export function setUpEni(ctx: AgentContext, eni: Eni, link: Link): void {
-  const mtu = Math.min(eni.mtu, link.mtuBytes);
+  const mtu = link.mtuBytes; // the hypervisor's: no API tells it
   if (ctx.config.dualStack) {
     // Before it comes up: a link-local address that waits for duplicate detection sends no neighbour solicitation, and
     // the first packets of the first pod would be lost. A router advertisement must not add routes beside ours.
@@ -106,5 +106,11 @@ export function setUpNode(ctx: Pick<AgentContext, "config" | "store" | "self">):
   } finally {
     nl.close();
   }
-  inTransaction(ctx.store.db, () => setFacts(ctx.store.db, { prepared_boot: ctx.store.bootId }));
+  const primary = findEniLink(readLinks(), ctx.self.primaryMac);
+  inTransaction(ctx.store.db, () =>
+    setFacts(ctx.store.db, {
+      prepared_boot: ctx.store.bootId,
+      ...(primary ? { node_mtu: String(primary.mtuBytes) } : {}),
+    }),
+  );
 }

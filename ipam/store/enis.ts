@@ -75,8 +75,8 @@ export type NewEni = Omit<
 > & { readonly trunkId?: string | undefined; readonly vlanId?: number | undefined };
 
 /**
- * Adds the ENI under the lowest free route slot, or updates what the cloud says of it. The state of one that is known
- * stays: it is ours to change, with {@link setEniState}. Inside a transaction.
+ * Adds the ENI under the lowest free route slot, or updates what the cloud says of it. State and MTU of one that is
+ * known stay: the cloud does not know them; see {@link setEniState} and {@link setEniLink}. Inside a transaction.
  */
 export function upsertEni(db: SqlHandle, eni: NewEni): void {
   db.run(
@@ -88,7 +88,7 @@ export function upsertEni(db: SqlHandle, eni: NewEni): void {
      ON CONFLICT(id) DO UPDATE SET mac = excluded.mac, kind = excluded.kind, vswitch_id = excluded.vswitch_id,
        security_groups = excluded.security_groups, primary4 = excluded.primary4, cidr4 = excluded.cidr4, gateway4 = excluded.gateway4,
        primary6 = excluded.primary6, cidr6 = excluded.cidr6, gateway6 = excluded.gateway6,
-       trunk_id = excluded.trunk_id, vlan_id = excluded.vlan_id, mtu = excluded.mtu`,
+       trunk_id = excluded.trunk_id, vlan_id = excluded.vlan_id`,
     [
       eni.id,
       eni.mac,

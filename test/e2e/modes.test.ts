@@ -34,6 +34,7 @@ describe("VPC mode", inMode("vpc"), () => {
       instanceType: "ecs.g7.large",
       poolMin: 0,
       poolMax: 5,
+      cloud: { mtuBytes: 1450 },
     });
     worlds.push(world);
     const [a, b] = world.nodes;
@@ -58,6 +59,8 @@ describe("VPC mode", inMode("vpc"), () => {
       await ping(pods[2]?.netns ?? "", OUTSIDE_IP),
     ];
     expect(reach).toEqual([true, true, true, true]);
+    // As the node's own link (F-41).
+    expect(runTool("ip", ["-n", pods[0]?.ns.name ?? "", "link", "show", "eth0"])).toContain(" mtu 1450 ");
     await a.runtime.check(pods[0] ?? a.newPod());
     for (const [i, pod] of pods.entries()) await (i < 2 ? a : b).runtime.del(pod);
     expect(world.cloud.fabric?.spoofed()).toBe(0);

@@ -5,6 +5,7 @@ import { openStore } from "../../ipam/store/open.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { OUTSIDE_IP } from "../cloud/fabric.ts";
+import { runTool } from "../cloud/netns.ts";
 import { inMode } from "../kernel/features.ts";
 import { patient } from "../kernel/patience.ts";
 import { poolView } from "../lab/store-view.ts";
@@ -22,6 +23,9 @@ const CASES: readonly Case[] = [
   { mode: "eni-exclusive", instanceType: "ecs.g7.xlarge", pods: 3 },
   { mode: "trunk", instanceType: "ecs.c7.16xlarge", pods: 6 },
 ];
+
+/** Bytes; where an instance has jumbo frames. */
+const JUMBO = 8500;
 
 const view = (n: WorldNode) => poolView(n.store, nodeSys.clock(CLOCK_BOOTTIME));
 const idle = (n: WorldNode) => {
@@ -61,6 +65,7 @@ function suite(c: Case): void {
       poolMin: 1,
       poolMax: 2,
       cooldownSeconds: 1,
+      cloud: { mtuBytes: JUMBO },
     });
     [node, other] = world.nodes as [WorldNode, WorldNode];
     await until("an ENI ready on each node", 30_000, () => idle(node) >= 1 && idle(other) >= 1);
@@ -79,6 +84,9 @@ function suite(c: Case): void {
         await ping(node.netns, a.ip),
       ]).toEqual([true, true, true, true, true]);
       expect(await tcpEcho(far.pod.netns, far.ip, a.pod.netns)).toBe(true);
+      // Whole packets between the nodes, by the MTU that the agent found on the ENIs (F-41).
+      const whole = ["-c1", "-W2", "-M", "do", "-s", String(JUMBO - 28), far.ip];
+      expect(runTool("nsenter", [`--net=${a.pod.netns}`, "ping", ...whole])).toContain("1 received");
       const taken = enisOf(node).filter((e) => e.primary4 === a.ip || e.primary4 === b.ip);
       expect(taken.length).toBe(2);
       await node.runtime.check(a.pod);

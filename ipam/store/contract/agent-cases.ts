@@ -44,16 +44,16 @@ export const AGENT_CASES: readonly ContractCase[] = [
     },
   ],
   [
-    "an update keeps state, route slot and link",
+    "an update keeps state, route slot, link and its MTU",
     ({ store }) => {
       putEni(store, makeEni(1), []);
       setEniState(store.db, "eni-1", "draining");
-      setEniLink(store.db, "eni-1", { ifname: "eth1", ifindex: 5, mtu: 1500, preparedBoot: "boot" });
+      setEniLink(store.db, "eni-1", { ifname: "eth1", ifindex: 5, mtu: 1450, preparedBoot: "boot" });
       upsertEni(store.db, makeEni(1, { securityGroups: ["sg-new"], gateway4: "10.0.1.254" }));
       const eni = getEni(store.db, "eni-1");
       equal(
-        [eni?.state, eni?.routeSlot, eni?.ifname, eni?.securityGroups, eni?.gateway4],
-        ["draining", 1, "eth1", ["sg-new"], "10.0.1.254"],
+        [eni?.state, eni?.routeSlot, eni?.ifname, eni?.mtu, eni?.securityGroups, eni?.gateway4],
+        ["draining", 1, "eth1", 1450, ["sg-new"], "10.0.1.254"],
       );
     },
   ],
