@@ -31,8 +31,8 @@ const LOOPBACK = 1; // the first link of every namespace
 
 /** How the links of ENIs that are attached from now on come into the guest; the primary ENI's is there at once. */
 export interface Hotplug {
-  /** After the API says InUse; `never` until {@link Fabric.plug}. */
-  delayMs: number | "never";
+  /** After the API says InUse; `never` until {@link Fabric.plug}. For all, or asked for each. */
+  delayMs: number | "never" | ((eni: EniRecord) => number | "never");
   mtuBytes: number;
 }
 
@@ -392,8 +392,10 @@ export function createFabric(options: FabricOptions): Fabric {
       if (!instances.has(instance.id)) instances.set(instance.id, createNetns(`${prefix}-${instance.name}`));
       // A member has no link of its own to wait for, but perhaps its trunk's.
       const trunkThere = eni.trunk !== undefined && ports.has(eni.trunk.eniId);
-      const delayMs = eni.trunk === undefined ? hotplug.delayMs : "never";
-      if (eni.type === "Primary" || trunkThere || delayMs === 0) return plugIn(eni, instance);
+      if (eni.type === "Primary" || trunkThere) return plugIn(eni, instance);
+      const ofLink = typeof hotplug.delayMs === "function" ? hotplug.delayMs(eni) : hotplug.delayMs;
+      const delayMs = eni.trunk === undefined ? ofLink : "never";
+      if (delayMs === 0) return plugIn(eni, instance);
       const timer = delayMs === "never" ? undefined : setTimeout(() => plug(eni.id), delayMs);
       timer?.unref();
       waiting.set(eni.id, { instance, timer });
