@@ -86,7 +86,7 @@ export function startAgent(ctx: AgentContext, facts: AgentFacts): Agent {
       if (!(d.only?.kinds ?? ["shared"]).some((kind) => kinds.includes(kind)))
         wake.tell(
           d.waiter,
-          `this node is in mode ${mode} and keeps no ${d.only?.kinds?.join(" or ") ?? "shared"} ENIs`,
+          `this node is in mode ${mode} and keeps no ${d.only?.kinds?.join(" or ") ?? "shared"} ENIs: take the conflist of this mode, or change network_mode in eni_conf`,
         );
   }
   const failed = (error: Error) => {

@@ -2,7 +2,7 @@
 
 import { lastOf, parseCidr } from "../../shared/net/cidr.ts";
 import { addToIp, formatIp } from "../../shared/net/ip.ts";
-import type { CloudEni, CloudVSwitch } from "../cloud/cloud-api.ts";
+import { type CloudEni, CloudError, type CloudVSwitch } from "../cloud/cloud-api.ts";
 import { forgetAddresses, syncAddresses } from "../store/addresses.ts";
 import { type EniKind, getEni, listEnis, type NewEni, removeEni, setEniState, upsertEni } from "../store/enis.ts";
 import { listIntents } from "../store/intents.ts";
@@ -20,7 +20,15 @@ export async function vswitchOf(ctx: Pick<AgentContext, "cloud" | "config">, id:
   const known = vswitchCache.get(id);
   if (known !== undefined && nowMs() - known.atMs < ctx.config.vswitchCacheTtlMs) return known.vswitch;
   const [found] = await lookAtVSwitches(ctx, [id]);
-  if (found === undefined) throw new Error(`vSwitch ${id} does not exist: correct vswitches in eni_conf`);
+  if (found === undefined)
+    throw new CloudError({
+      action: "DescribeVSwitches",
+      code: "InvalidVSwitchId.NotFound",
+      class: "config",
+      requestId: "",
+      message: `vSwitch ${id} does not exist: correct vswitches in eni_conf`,
+      retryAfterMs: undefined,
+    });
   return found;
 }
 
@@ -32,6 +40,20 @@ export async function lookAtVSwitches(
   const found = await ctx.cloud.describeVSwitches(ids);
   for (const vswitch of found) vswitchCache.set(vswitch.id, { vswitch, atMs: nowMs() });
   return found;
+}
+
+/** An ENI can be made in any vSwitch, and only one of the node's zone can be attached. @throws {CloudError} */
+export async function refuseOtherZone(ctx: Pick<AgentContext, "cloud" | "config" | "self">, id: string): Promise<void> {
+  const { zone } = await vswitchOf(ctx, id);
+  if (zone === "" || zone === ctx.self.zone) return;
+  throw new CloudError({
+    action: "CreateNetworkInterface",
+    code: "InvalidVSwitchId.OtherZone",
+    class: "config",
+    requestId: "",
+    message: `vSwitch ${id} is in zone ${zone}, this node in ${ctx.self.zone}: list it in eni_conf under its own zone`,
+    retryAfterMs: undefined,
+  });
 }
 
 /** The gateway of a vSwitch is the last address but two. */

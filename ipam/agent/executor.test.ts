@@ -175,6 +175,7 @@ function newExecutor(): Executor {
       if (state === "ready") for (const a of [...eni.ips4, ...eni.ips6]) addAddress(store.db, eni.id, a, nowMs());
     });
   return createExecutor(ctx, "shared", {
+    refuseOtherZone: async () => undefined,
     trunkId: () => undefined,
     adopt: async (eni) => put(eni, "attaching"),
     async putIntoService(eni) {

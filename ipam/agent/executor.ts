@@ -32,6 +32,8 @@ type Unassign = Extract<PoolAction, { kind: "unassign" }>;
 
 /** What the executor needs besides cloud and store. */
 export interface ExecutorDeps {
+  /** @throws {CloudError} The vSwitch is of another zone than this node. */
+  refuseOtherZone(vswitchId: string): Promise<void>;
   /** Puts an ENI that is attached nowhere yet into the store. */
   adopt(eni: CloudEni): Promise<void>;
   /** The ENI is attached: sets up the node's side and hands its addresses out. @returns false when it cannot be used. */
@@ -97,6 +99,7 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
     const started = performance.now();
     let { eniId } = intent;
     if (eniId === undefined) {
+      await deps.refuseOtherZone(action.vswitchId);
       const made = await cloud.createEni({
         vswitchId: action.vswitchId,
         securityGroups: action.only?.securityGroups ?? ctx.config.securityGroups,

@@ -4,7 +4,7 @@ import type { Condition, Observation, PoolAction } from "../pool/decide.ts";
 import type { Failure } from "../pool/inhibit.ts";
 import { createPoolKeeper, type KeptDecision, type PoolView } from "../pool/keeper.ts";
 import { listEnis } from "../store/enis.ts";
-import { adoptEni, lookAtVSwitches, putIntoService, syncWithCloud } from "./cloud-sync.ts";
+import { adoptEni, lookAtVSwitches, putIntoService, refuseOtherZone, syncWithCloud } from "./cloud-sync.ts";
 import { type AgentContext, isStoreLost, journal, nowMs, type PoolSpec } from "./context.ts";
 import { createExecutor } from "./executor.ts";
 import { idleFor, readPool, type Waiting } from "./pool-state.ts";
@@ -42,6 +42,7 @@ export function createPoolWork(
   if (start.limitsAsked) keeper.saw("limits", nowMs());
   const looking = new Set<Observation>();
   const executor = createExecutor(ctx, specOf().kind, {
+    refuseOtherZone: (vswitchId) => refuseOtherZone(ctx, vswitchId),
     trunkId: () => listEnis(ctx.store.db).find((e) => e.kind === "trunk" && e.state === "ready")?.id,
     adopt: (eni) => adoptEni(ctx, eni, "attaching"),
     putIntoService: (eni) => putIntoService(ctx, eni),
