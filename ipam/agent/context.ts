@@ -29,6 +29,8 @@ export interface AgentConfig {
   readonly securityGroups: readonly string[];
   readonly eniTags: Readonly<Record<string, string>>;
   readonly mode: "shared" | "vpc" | "exclusive" | "trunk";
+  /** What a pod gets that asks for an ENI of its own and does not say which. */
+  readonly ownKind: "exclusive" | "member";
   /** CIDRs that pods with an uplink reach through the node. */
   readonly viaNode: readonly string[];
   readonly orphanTtlMs: number;

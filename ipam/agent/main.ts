@@ -5,6 +5,7 @@ import { setTimeout as pause } from "node:timers/promises";
 import { parseArgs } from "node:util";
 import { type EniConfOutcome, keysNotActedOn, parseEniConf } from "../../shared/config/eni-conf.ts";
 import type { EniConfig } from "../../shared/config/eni-conf-keys.ts";
+import { trunkingEnabled } from "../../shared/config/eni-conf-rules.ts";
 import {
   addressesPerEni,
   clampToInstance,
@@ -27,9 +28,12 @@ import { getFact, setFacts } from "../store/facts.ts";
 import { DEFAULT_STORE, isDamage, openStore, repairStore, type Store } from "../store/open.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentFacts, lockForAgent, startAgent } from "./agent.ts";
+import { lookAtVSwitches } from "./cloud-sync.ts";
 import { type AgentConfig, type AgentContext, emptyLately, type PoolSpec } from "./context.ts";
+import { openManifests } from "./manifests.ts";
 import { keepHeapSmall } from "./memory.ts";
 import { createMetrics, serveMetrics } from "./metrics.ts";
+import { keepPodFacts, type PodFactsOptions } from "./pod-facts.ts";
 import { startPolicy } from "./policy.ts";
 import type { AgentOptions } from "./settings.ts";
 import { createShapingKeeper } from "./shaping.ts";
@@ -120,6 +124,7 @@ function agentConfig(
     );
   return {
     mode: MODES[config.networkMode],
+    ownKind: ownKindOf(config, typeLimits),
     viaNode: config.serviceCidrs,
     dualStack: ipStack === "dual",
     eniSlots: Math.min(podEnis(typeLimits), config.maxEni ?? Number.POSITIVE_INFINITY),
@@ -133,6 +138,17 @@ function agentConfig(
 }
 
 const MODES = { ENIIP: "shared", VPC: "vpc", ENI: "exclusive", Trunk: "trunk" } as const;
+
+/** Whether this instance can and may have members of a trunk. */
+function trunks(config: EniConfig, limits: TypeLimits): boolean {
+  return trunkingEnabled(config) && memberEnis(limits) > 0;
+}
+
+/** What a pod gets that asks for an ENI of its own (CFG-35). */
+function ownKindOf(config: EniConfig, limits: TypeLimits): AgentConfig["ownKind"] {
+  if (config.networkMode === "Trunk") return "member";
+  return trunks(config, limits) && config.eniCapPolicy === "prefer_trunk" ? "member" : "exclusive";
+}
 
 /** The pools of the mode; those after the first begin empty and serve pods that ask for them. */
 function poolsOf(
@@ -154,11 +170,15 @@ function poolsOf(
   });
   switch (config.networkMode) {
     case "ENIIP":
-      return [spec("shared", sized), spec("exclusive", onDemand)];
+      return [
+        spec("shared", sized),
+        spec("exclusive", onDemand),
+        ...(trunks(config, limits) ? [spec("member", onDemand)] : []),
+      ];
     case "ENI":
       return [spec("exclusive", sized)];
     case "Trunk":
-      return [spec("member", sized), spec("shared", onDemand)];
+      return [spec("member", sized), spec("shared", onDemand), spec("exclusive", onDemand)];
     case "VPC":
       return [spec("exclusive", onDemand)];
     default:
@@ -296,17 +316,36 @@ async function main(): Promise<void> {
   const { disableNetworkPolicy, eniTags } = config;
   const shaping = createShapingKeeper(ctx, nodeName, options.qosConfigPath);
   shaping.start();
-  const { policyDir: dir, cutEstablished } = options;
-  const policy = disableNetworkPolicy ? undefined : startPolicy(ctx, { dir, nodeName, eniTags, cutEstablished });
+  const { policyDir, cutEstablished } = options;
+  const manifests = policyDir === undefined ? undefined : openManifests(ctx, policyDir);
+  const podFacts = manifests && keepPodFacts(ctx, manifests, podFactsOptions(ctx, nodeName));
+  const policy = disableNetworkPolicy ? undefined : startPolicy(ctx, { manifests, nodeName, eniTags, cutEstablished });
+  manifests?.start();
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => {
       log("info", `${signal}: stopping; pods and ENIs stay as they are`);
       shaping.stop();
+      manifests?.stop();
+      podFacts?.stop();
       policy?.stop();
       agent.stop();
       process.exit(0);
     });
   }
+}
+
+function podFactsOptions(ctx: AgentContext, nodeName: string): PodFactsOptions {
+  return {
+    nodeName,
+    means: () => ({
+      mode: ctx.config.mode,
+      zone: ctx.self.zone,
+      kinds: ctx.config.pools.map((p) => p.kind),
+      own: ctx.config.ownKind,
+      securityGroups: [...ctx.config.securityGroups].sort(),
+    }),
+    zonesOf: async (ids) => new Map((await lookAtVSwitches(ctx, ids)).map((v) => [v.id, v.zone])),
+  };
 }
 
 /** Of the process that goes on with another store: what it read there may not be all there was. */

@@ -15,12 +15,13 @@ import { isErrno } from "../../shared/sys/sys.ts";
 import { PolicyCompiler } from "../policy/compiler.ts";
 import { attachedPods, createEnforcer } from "../policy/enforcer.ts";
 import type { Labels } from "../policy/objects.ts";
-import { describeFileFinding, errorsOf, PolicyFolder, type Refresh, watchFolder } from "../policy/source-dir.ts";
+import type { Refresh } from "../policy/source-dir.ts";
 import { type AgentContext, journal } from "./context.ts";
+import type { Manifests } from "./manifests.ts";
 
 export interface PolicyOptions {
-  /** Folder of manifests; absent: what `terway-cli policy sync` wrote into the store is kept in force. */
-  readonly dir: string | undefined;
+  /** Absent: what `terway-cli policy sync` wrote into the store is kept in force. */
+  readonly manifests: Manifests | undefined;
   readonly nodeName: string;
   /** Of this node's ENIs, for isolation domains. */
   readonly eniTags: Labels;
@@ -55,43 +56,24 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
   const { store } = ctx;
   const nft = openNft(sys);
   const enforcer = createEnforcer(store, nft, { cutEstablished: options.cutEstablished });
-  const folder = options.dir === undefined ? undefined : new PolicyFolder(options.dir);
   const compiler = new PolicyCompiler({
     nodeName: options.nodeName,
     eniTags: options.eniTags,
     revision: enforcer.compiled?.revision ?? 0,
   });
   const hadPolicy = enforcer.compiled !== undefined;
-  const told = new Set<string>();
   let accepted = false;
-  let folderChanged = true;
   let retry: NodeJS.Timeout | undefined;
 
-  /** Each fault once, while it lasts. */
-  function tell({ findings }: Refresh): number {
-    const errors = errorsOf(findings).map((finding) => describeFileFinding(options.dir ?? "", finding));
-    for (const text of errors) if (!told.has(text)) ctx.log("error", `policy refused: ${text}`);
-    told.clear();
-    for (const text of errors) told.add(text);
-    return errors.length;
-  }
-
-  /** @returns Whether there is something to enforce. */
-  function readFolder(): boolean {
-    if (folder === undefined) return false;
-    if (folderChanged) {
-      const refresh = folder.refresh();
-      folderChanged = false;
-      compiler.apply(refresh.events);
-      const errors = tell(refresh);
-      // Nobody remembers the last good form of what is faulty: the compiled policy of before the start is that form.
-      if (!accepted && errors > 0 && hadPolicy) {
-        ctx.log("error", `policies stay as they were before the start until ${options.dir} has no fault`);
-        return false;
-      }
-      accepted = true;
+  function take(refresh: Refresh): void {
+    compiler.apply(refresh.events);
+    // Nobody remembers the last good form of what is faulty: the compiled policy of before the start is that form.
+    if (!accepted && (refresh.broken || refresh.faulty.size > 0) && hadPolicy) {
+      ctx.log("error", `policies stay as they were before the start until ${options.manifests?.dir} has no fault`);
+      return;
     }
-    return accepted;
+    accepted = true;
+    guarded(step);
   }
 
   function report(why: string, changed: readonly string[]): void {
@@ -101,8 +83,8 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
   }
 
   function step(): void {
-    if (!readFolder()) {
-      if (folder === undefined && enforcer.reread()) enforcer.mend();
+    if (!accepted) {
+      if (options.manifests === undefined && enforcer.reread()) enforcer.mend();
       return;
     }
     compiler.setAttached(attachedPods(store));
@@ -125,7 +107,6 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
       ctx.log("error", `policy: ${(error as Error).message}`);
       retry ??= setTimeout(() => {
         retry = undefined;
-        folderChanged = true;
         guarded(() => {
           step();
           enforcer.mend();
@@ -136,13 +117,7 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
 
   const storeChanged = debounced(STORE_SETTLE_MS, () => guarded(step));
   const storeWatch = watchWal(`${store.path}-wal`, storeChanged.soon);
-  const stopFolder =
-    options.dir === undefined
-      ? () => undefined
-      : watchFolder(options.dir, () => {
-          folderChanged = true;
-          guarded(step);
-        });
+  options.manifests?.subscribe(take);
   let culprit = "";
   const foreign = debounced(MEND_AFTER_MS, () => guarded(() => report(`changed by ${culprit}`, enforcer.mend())));
   const stopWatch = watchForeignChanges((who) => {
@@ -161,7 +136,6 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
       storeChanged.stop();
       foreign.stop();
       storeWatch?.close();
-      stopFolder();
       stopWatch();
       nft.close();
     },

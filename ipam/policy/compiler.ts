@@ -127,6 +127,8 @@ export class PolicyCompiler {
         this.#versions.set("isolation", this.#version);
         this.#staleAll();
         break;
+      case "PodNetworking":
+        break; // says nothing of what may talk to whom
       default:
         this.#changePolicy(key, object, after as Policy | undefined);
     }

@@ -62,7 +62,7 @@ function faultyKey(value: unknown): string | undefined {
   const { name, namespace } = value.metadata;
   if (typeof value.kind !== "string" || typeof name !== "string") return undefined;
   if (value.kind === "ConfigMap") return "IsolationDomains";
-  if (value.kind === "Namespace" || value.kind === "Node") return `${value.kind}/${name}`;
+  if (["Namespace", "Node", "PodNetworking"].includes(value.kind)) return `${value.kind}/${name}`;
   const ofCluster = value.kind !== "Pod" && value.kind !== "NetworkPolicy";
   return `${value.kind}/${ofCluster ? "" : (namespace ?? "default")}/${name}`;
 }
@@ -140,7 +140,7 @@ function readJson(text: string): ReadDocument | undefined {
     return undefined;
   }
   const manifests = readManifests(value);
-  if (manifests.some((m) => m.faults.length > 0 || m.ignored !== undefined)) return undefined;
+  if (manifests.some((m) => m.faults.length > 0 || m.asks.length > 0 || m.ignored !== undefined)) return undefined;
   const objects = manifests.flatMap(({ object }) => (object === undefined ? [] : [{ object, line: 1 }]));
   return { objects, findings: [], faulty: [], broken: false };
 }
@@ -165,13 +165,14 @@ function readYaml(text: string): ReadDocument {
     for (const manifest of readManifests(value)) collect(document, value, manifest);
   }
 
-  function collect(document: YamlDocument, value: unknown, { object, faults, ignored, base }: ReadManifest): void {
+  function collect(document: YamlDocument, value: unknown, manifest: ReadManifest): void {
+    const { object, faults, asks, ignored, base } = manifest;
     const raw = valueAt(value, base);
     const subject = subjectOf(raw);
     const line = lineAt(offsetOf(document, base));
     if (ignored !== undefined)
       findings.push({ line, level: "warning", path: "kind", message: `${ignored} is not used`, subject });
-    for (const { path, keys, message } of faults)
+    for (const { path, keys, message } of [...faults, ...asks])
       findings.push({ line: lineAt(offsetOf(document, [...base, ...keys])), level: "error", path, message, subject });
     if (faults.length > 0) {
       const key = faultyKey(raw);

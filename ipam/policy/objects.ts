@@ -37,6 +37,45 @@ export interface Pod {
   readonly finished: boolean;
   /** Absent: not said (or not scheduled). */
   readonly node?: string;
+  readonly uid?: string;
+  /** Those that plugins read. */
+  readonly annotations?: Readonly<Record<string, string>>;
+  /** Absent: the pod asks for nothing of its own. */
+  readonly request?: PodRequest;
+}
+
+/** What a Pod object says of the interfaces that it wants; what a node makes of it is resolved there. */
+export interface PodRequest {
+  /** Faults of what it asks for, one text. The rest is not to be used then. */
+  readonly faults?: string;
+  /** An ENI of the pod's own. */
+  readonly ownEni?: true;
+  readonly securityGroups?: readonly string[];
+  readonly networks?: readonly NetworkRef[];
+}
+
+/** An entry of the annotation pod-networks-request. */
+export interface NetworkRef {
+  readonly ifname: string;
+  /** Name of a PodNetworking. */
+  readonly network: string;
+  readonly defaultRoute?: true;
+  /** CIDRs. */
+  readonly routes?: readonly string[];
+}
+
+/** A network plane: where its ENIs are, and the groups on them. */
+export interface PodNetworking {
+  readonly kind: "PodNetworking";
+  readonly name: string;
+  readonly eniType: "Default" | "ENI" | "Trunk";
+  /** Absent: the node's own. One of them is used, in a zone of the node's. */
+  readonly vswitches?: readonly { readonly id: string; readonly zone?: string }[];
+  /** Absent: the node's own. */
+  readonly securityGroups?: readonly string[];
+  /** Pods that use it without naming it; absent: none. */
+  readonly pods?: Selector;
+  readonly namespaces?: Selector;
 }
 
 export interface Namespace {
@@ -120,13 +159,14 @@ export interface IsolationDomain {
   readonly allowedDestinations: readonly string[];
 }
 
-export type ClusterObject = Pod | Namespace | ClusterNode | Policy | IsolationDomains;
+export type ClusterObject = Pod | Namespace | ClusterNode | Policy | IsolationDomains | PodNetworking;
 
 /** One object under this key, in whatever source. */
 export function objectKey(object: ClusterObject): string {
   switch (object.kind) {
     case "Namespace":
     case "Node":
+    case "PodNetworking":
       return `${object.kind}/${object.name}`;
     case "IsolationDomains":
       return object.kind;

@@ -22,6 +22,10 @@ export interface Refresh {
   readonly events: readonly ObjectEvent[];
   /** All of the folder, those of unchanged files too. */
   readonly findings: readonly FileFinding[];
+  /** Keys of objects that are there and faulty: their last good form is in force, if there was one. */
+  readonly faulty: ReadonlySet<string>;
+  /** Some text cannot be read to its end: objects may be in it that nobody sees. */
+  readonly broken: boolean;
 }
 
 function isManifest(name: string): boolean {
@@ -62,7 +66,13 @@ export class PolicyFolder {
         findings.push({ file: name, line, level: "error", path: "metadata.name", message, subject: key });
       }
     }
-    return { events: this.#advance(now), findings };
+    const read = [...files.values()].map((file) => file.read);
+    return {
+      events: this.#advance(now),
+      findings,
+      faulty: new Set(read.flatMap((r) => r.faulty)),
+      broken: read.some((r) => r.broken),
+    };
   }
 
   #read(name: string, findings: FileFinding[]): KnownFile | undefined {

@@ -5,6 +5,7 @@ import { type Fault, Field, isMap, type Path, readAll } from "./check.ts";
 import { readClusterPolicy } from "./cluster-policy.ts";
 import { readLabels, readNamespaceName, readObjectName } from "./names.ts";
 import { readNetwork, readNetworkPolicy } from "./network-policy.ts";
+import { readPodAsks, readPodNetworking } from "./pod-request.ts";
 import { readProtocol } from "./ports.ts";
 
 export interface ReadManifest {
@@ -13,6 +14,8 @@ export interface ReadManifest {
   /** Of a kind that is nothing to us. */
   readonly ignored?: string;
   readonly faults: readonly Fault[];
+  /** In what a Pod asks for; the object stands without it. */
+  readonly asks: readonly Fault[];
   /** Where in its document the manifest is: ["items", 3] in a List. */
   readonly base: Path;
 }
@@ -29,6 +32,7 @@ const API_VERSIONS: Readonly<Record<string, string>> = {
   AdminNetworkPolicy: POLICY_V1ALPHA1,
   BaselineAdminNetworkPolicy: POLICY_V1ALPHA1,
   ClusterNetworkPolicy: POLICY_V1ALPHA2,
+  PodNetworking: "network.alibabacloud.com/v1beta1",
 };
 export const ISOLATION_CONFIG_MAP = "terway-network-isolation";
 const ISOLATION_KEY = "isolation_config";
@@ -56,7 +60,7 @@ function readPodPorts(spec: Field): NamedPort[] {
   );
 }
 
-function readPod(root: Field, namespace: string, name: string, labels: Labels): ClusterObject {
+function readPod(root: Field, namespace: string, name: string, labels: Labels, asks: Fault[]): ClusterObject {
   const spec = root.at("spec");
   const status = root.at("status");
   const listed = readAll(status.at("podIPs").list(), (entry) => readIp(entry.at("ip")));
@@ -73,6 +77,7 @@ function readPod(root: Field, namespace: string, name: string, labels: Labels): 
     hostNetwork: spec.at("hostNetwork").boolean() ?? false,
     finished: phase === "Succeeded" || phase === "Failed",
     ...(node === undefined || node === "" ? {} : { node }),
+    ...readPodAsks(root, asks),
   };
 }
 
@@ -112,11 +117,19 @@ function readConfigMap(root: Field, name: string): ClusterObject | undefined {
   }
 }
 
-function readKind(root: Field, kind: string, namespace: string, name: string): ClusterObject | undefined {
+function readKind(
+  root: Field,
+  kind: string,
+  namespace: string,
+  name: string,
+  asks: Fault[],
+): ClusterObject | undefined {
   const labels = () => readLabels(root.at("metadata").at("labels"));
   switch (kind) {
     case "Pod":
-      return readPod(root, namespace, name, labels());
+      return readPod(root, namespace, name, labels(), asks);
+    case "PodNetworking":
+      return readPodNetworking(root, name);
     case "Namespace":
       return { kind: "Namespace", name, labels: labels() };
     case "Node": {
@@ -142,36 +155,38 @@ const OF_THE_CLUSTER = [
   "AdminNetworkPolicy",
   "BaselineAdminNetworkPolicy",
   "ClusterNetworkPolicy",
+  "PodNetworking",
 ];
 
 function readOne(value: unknown, base: Path): ReadManifest {
   const faults: Fault[] = [];
+  const asks: Fault[] = [];
   const root = new Field(value, [], faults);
   if (!isMap(value)) {
     root.fault("a manifest must be a map with apiVersion, kind, metadata and spec");
-    return { object: undefined, faults, base };
+    return { object: undefined, faults, asks, base };
   }
   const kind = root.at("kind").required(root.at("kind").text());
-  if (kind === undefined) return { object: undefined, faults, base };
+  if (kind === undefined) return { object: undefined, faults, asks, base };
   const want = API_VERSIONS[kind];
   const apiVersion = root.at("apiVersion").text() ?? "";
-  if (want === undefined) return { object: undefined, faults, base, ignored: kind };
+  if (want === undefined) return { object: undefined, faults, asks, base, ignored: kind };
   if (apiVersion !== want) {
     // Another group's kind by the same name is none of ours; another version of ours would be read wrongly.
     if (apiVersion.split("/")[0] !== want.split("/")[0] && apiVersion !== "")
-      return { object: undefined, faults, base, ignored: `${apiVersion} ${kind}` };
+      return { object: undefined, faults, asks, base, ignored: `${apiVersion} ${kind}` };
     root.at("apiVersion").fault(`must be ${want} for ${kind}, is "${apiVersion}"`);
   }
   const name = readObjectName(root.at("metadata").at("name"));
   const namespace = OF_THE_CLUSTER.includes(kind)
     ? ""
     : (readNamespaceName(root.at("metadata").at("namespace")) ?? "default");
-  if (name === undefined) return { object: undefined, faults, base };
+  if (name === undefined) return { object: undefined, faults, asks, base };
   if (kind === "BaselineAdminNetworkPolicy" && name !== "default")
     root.at("metadata").at("name").fault('must be "default": there is one BaselineAdminNetworkPolicy');
   if (kind === "ConfigMap" && name !== ISOLATION_CONFIG_MAP)
-    return { object: undefined, faults, base, ignored: `ConfigMap ${name}` };
-  return { object: readKind(root, kind, namespace, name), faults, base };
+    return { object: undefined, faults, asks, base, ignored: `ConfigMap ${name}` };
+  return { object: readKind(root, kind, namespace, name, asks), faults, asks, base };
 }
 
 /** Manifests of one document: itself, or the items of a List. */

@@ -1,0 +1,60 @@
+/** The folder of manifests: read when it changes, told to whoever lives by it. */
+import { describeFileFinding, errorsOf, PolicyFolder, type Refresh, watchFolder } from "../policy/source-dir.ts";
+import type { AgentContext } from "./context.ts";
+
+export interface Manifests {
+  readonly dir: string;
+  /** Calls back with every look that found a change, the first one among them; it carries everything. */
+  subscribe(onRefresh: (refresh: Refresh) => void): void;
+  /** The first look, and watching from then on. */
+  start(): void;
+  stop(): void;
+}
+
+const RETRY_MS = 5000;
+
+export function openManifests({ log }: Pick<AgentContext, "log">, dir: string): Manifests {
+  const folder = new PolicyFolder(dir);
+  const listeners: ((refresh: Refresh) => void)[] = [];
+  const told = new Set<string>();
+  let retry: NodeJS.Timeout | undefined;
+  let stopWatching: () => void = () => undefined;
+
+  /** Each fault once, while it lasts. */
+  function tell({ findings }: Refresh): void {
+    const errors = errorsOf(findings).map((finding) => describeFileFinding(dir, finding));
+    for (const text of errors) if (!told.has(text)) log("error", `policy refused: ${text}`);
+    told.clear();
+    for (const text of errors) told.add(text);
+  }
+
+  function look(): void {
+    let refresh: Refresh;
+    try {
+      refresh = folder.refresh();
+    } catch (error) {
+      log("error", `policy: ${(error as Error).message}`);
+      retry ??= setTimeout(() => {
+        retry = undefined;
+        look();
+      }, RETRY_MS);
+      return;
+    }
+    tell(refresh);
+    for (const listener of listeners) listener(refresh);
+  }
+
+  return {
+    dir,
+    subscribe: (listener) => void listeners.push(listener),
+    start() {
+      // Watching begins before the first look: what changes during it is seen again.
+      stopWatching = watchFolder(dir, look);
+      look();
+    },
+    stop() {
+      clearTimeout(retry);
+      stopWatching();
+    },
+  };
+}
