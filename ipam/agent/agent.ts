@@ -48,7 +48,6 @@ export function lockForAgent(storePath: string): void {
 export interface AgentFacts {
   readonly nodeName: string;
   readonly podCidrs: readonly string[];
-  readonly dualStack: boolean;
   readonly node6: string | undefined;
   readonly pick: "most" | "fewest";
   /** 0 to 1, different on every node. */
@@ -171,7 +170,7 @@ function writeFacts(ctx: AgentContext, facts: AgentFacts, socket: string): void 
       pod_cidrs: JSON.stringify(facts.podCidrs),
       agent_socket: socket,
       eni_pick: facts.pick,
-      ip_stack: facts.dualStack ? "dual" : "ipv4",
+      ip_stack: config.ipStack,
       via_node: JSON.stringify(config.viaNode),
       max_pool: String(config.pools[0]?.pool.maxIdle ?? 0),
       min_pool: String(config.pools[0]?.pool.minIdle ?? 0),

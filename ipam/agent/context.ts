@@ -1,4 +1,5 @@
 /** What the agent's parts share. */
+import type { IpStack } from "../../shared/config/instance-limits.ts";
 import { CLOCK_BOOTTIME, CLOCK_REALTIME } from "../../shared/sys/linux.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import type { CloudApi, InstanceLimits } from "../cloud/cloud-api.ts";
@@ -22,7 +23,7 @@ export interface PoolSpec {
 export interface AgentConfig {
   /** The first is the one that the configuration's sizes are about; the others serve what pods ask for. */
   readonly pools: readonly PoolSpec[];
-  readonly dualStack: boolean;
+  readonly ipStack: IpStack;
   /** ENIs that can be attached besides the primary one, members of a trunk not counted. */
   readonly eniSlots: number;
   readonly vswitchIds: readonly string[];

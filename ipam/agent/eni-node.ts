@@ -1,11 +1,11 @@
 /** ENIs on the node: waiting for the link of a new one, and setting it up. */
 import { setTimeout as sleep } from "node:timers/promises";
 import { eniRequests } from "../../shared/datapath/eni-link.ts";
+import { enableForwarding, quietLink } from "../../shared/datapath/ipv6.ts";
 import { ensureNodeRules } from "../../shared/datapath/node-rules.ts";
 import { formatMac } from "../../shared/net/mac.ts";
 import { getLink, type Link, parseLink } from "../../shared/netlink/rtnl/link.ts";
 import { openNetlink } from "../../shared/netlink/socket.ts";
-import { writeSysctl } from "../../shared/netlink/sysctl.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { type Eni, listEnis, setEniLink } from "../store/enis.ts";
 import { getFacts, setFacts } from "../store/facts.ts";
@@ -46,6 +46,7 @@ export function hasNodeSide(eni: Pick<Eni, "kind">): boolean {
 
 /** An ENI that waits for its pod: only its link's name is noted, to give it back under. */
 export function noteEniLink(ctx: Pick<AgentContext, "store">, eni: Eni, link: Link): void {
+  quietLink(nodeSys, link.name);
   inTransaction(ctx.store.db, () =>
     setEniLink(ctx.store.db, eni.id, {
       ifname: link.name,
@@ -59,11 +60,7 @@ export function noteEniLink(ctx: Pick<AgentContext, "store">, eni: Eni, link: Li
 /** Brings the ENI's link, address, routes and rule up; idempotent. */
 export function setUpEni(ctx: AgentContext, eni: Eni, link: Link): void {
   const mtu = link.mtuBytes; // the hypervisor's: no API tells it
-  if (ctx.config.dualStack) {
-    // Before it comes up: a link-local address that waits for duplicate detection sends no neighbour solicitation, and
-    // the first packets of the first pod would be lost. A router advertisement must not add routes beside ours.
-    for (const name of ["accept_dad", "accept_ra"]) writeSysctl(nodeSys, `net/ipv6/conf/${link.name}/${name}`, "0");
-  }
+  quietLink(nodeSys, link.name);
   const nl = openNetlink(nodeSys);
   try {
     nl.apply(eniRequests({ ...eni, mtu }, link.index));
@@ -96,12 +93,16 @@ export function setUpKnownEnis(ctx: AgentContext): boolean {
   return inService.every((e) => findEniLink(links, e.mac) !== undefined);
 }
 
+/** IPv4 always: pods of before the stack was changed may have it. */
+export function forwardedFamilies({ config }: Pick<AgentContext, "config">): readonly (4 | 6)[] {
+  return config.ipStack === "ipv4" ? [4] : [4, 6];
+}
+
 /** What forwarding between pods and ENIs needs of the node, and nothing more. */
 export function setUpNode(ctx: Pick<AgentContext, "config" | "store" | "self">): void {
-  writeSysctl(nodeSys, "net/ipv4/ip_forward", "1");
-  if (ctx.config.dualStack) writeSysctl(nodeSys, "net/ipv6/conf/all/forwarding", "1");
   const nl = openNetlink(nodeSys);
   try {
+    enableForwarding(nodeSys, nl, forwardedFamilies(ctx));
     ensureNodeRules(nodeSys, nl, nodeIpsOf(ctx));
   } finally {
     nl.close();

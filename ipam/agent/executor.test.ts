@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setImmediate as tick } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import type { IpStack } from "../../shared/config/instance-limits.ts";
 import { openNodeSql, nodeSys as sys } from "../../shared/sys/node.ts";
 import type { CloudErrorClass } from "../cloud/classify.ts";
 import { type CloudApi, type CloudEni, CloudError } from "../cloud/cloud-api.ts";
@@ -20,12 +21,13 @@ import { emptyLately, nowMs } from "./context.ts";
 import { createExecutor, type Executor, mustGoOn } from "./executor.ts";
 
 const INSTANCE = "i-1";
+
 let dir: string;
 let store: Store;
 let cloud: ReturnType<typeof fakeCloud>;
 let outcomes: { readonly action: PoolAction; readonly failure: Failure | undefined }[];
 let said: string[];
-let dualStack: boolean;
+let ipStack: IpStack;
 
 beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), "terway-ex-"));
@@ -33,7 +35,7 @@ beforeEach(() => {
   cloud = fakeCloud();
   outcomes = [];
   said = [];
-  dualStack = false;
+  ipStack = "ipv4";
 });
 afterEach(() => {
   store.db.close();
@@ -159,7 +161,7 @@ function newExecutor(): Executor {
     store,
     cloud: cloud.api,
     self: { instanceId: INSTANCE },
-    config: { dualStack, securityGroups: ["sg-1"], eniTags: {} },
+    config: { ipStack, securityGroups: ["sg-1"], eniTags: {} },
     metrics: { observeEniCreate: () => undefined },
     lately: emptyLately(),
     log: (_level: string, msg: string) => void said.push(msg),
@@ -292,7 +294,7 @@ describe("an action that is refused", () => {
   });
 
   it("keeps what one family brought when the other is refused", async () => {
-    dualStack = true;
+    ipStack = "dual";
     haveEni("eni-01", []);
     cloud.fail("assign6", cloudError("vswitch-full"));
     await newExecutor().run({ kind: "assign", eniId: "eni-01", count: 2 });

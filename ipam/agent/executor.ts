@@ -5,6 +5,7 @@
  */
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
+import { familiesOf } from "../../shared/config/instance-limits.ts";
 import type { CloudErrorClass } from "../cloud/classify.ts";
 import { type CloudEni, CloudError } from "../cloud/cloud-api.ts";
 import type { PoolAction } from "../pool/decide.ts";
@@ -64,6 +65,8 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
   const tries = new Map<string, number>();
   const timers = new Set<NodeJS.Timeout>();
   let stopped = false;
+  /** A pod has an address of this family. */
+  const uses = (family: 4 | 6) => familiesOf(ctx.config.ipStack).includes(family);
 
   function intentOf(action: PoolAction): Intent {
     return {
@@ -104,8 +107,8 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
         vswitchId: action.vswitchId,
         securityGroups: action.only?.securityGroups ?? ctx.config.securityGroups,
         // A pod with an ENI of its own has its primary address.
-        count4: pool === "shared" ? action.count : 0,
-        count6: ctx.config.dualStack ? (pool === "shared" ? action.count : 1) : 0,
+        count4: pool === "shared" && uses(4) ? action.count : 0,
+        count6: uses(6) ? (pool === "shared" ? action.count : 1) : 0,
         tags: {
           ...ctx.config.eniTags,
           [TAG_CREATOR]: "terway",
@@ -190,8 +193,9 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
   async function assign(intent: Intent, { eniId, count, family }: Assign): Promise<void> {
     const started = performance.now();
     const token = intent.clientToken ?? "";
-    const wants6 = family === 6 || (family === undefined && ctx.config.dualStack);
-    const four = family === 6 ? [] : await cloud.assign(eniId, count, token);
+    const wants = (f: 4 | 6) => (family === undefined ? uses(f) : family === f);
+    const four = wants(4) ? await cloud.assign(eniId, count, token) : [];
+    const wants6 = wants(6);
     // The other family may be refused: these are ours all the same.
     if (wants6) inTransaction(db, () => addAll(eniId, four));
     const six = wants6 ? await cloud.assign6(eniId, count, `${token}6`) : [];

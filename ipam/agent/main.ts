@@ -9,11 +9,15 @@ import { trunkingEnabled } from "../../shared/config/eni-conf-rules.ts";
 import {
   addressesPerEni,
   clampToInstance,
+  familiesOf,
+  IP_STACKS,
   type IpStack,
   memberEnis,
   podEnis,
+  stackProblem,
   type InstanceLimits as TypeLimits,
 } from "../../shared/config/instance-limits.ts";
+import { formatCidr, tryParseCidr } from "../../shared/net/cidr.ts";
 import { hash128 } from "../../shared/net/hash.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createAlibabaCloud } from "../cloud/alibaba.ts";
@@ -63,7 +67,7 @@ function readOptions(): AgentOptions {
     nodeName: values["node-name"],
     podCidrs: values["pod-cidr"],
     metricsAddress: values.metrics,
-    ipStack: values["ip-stack"] === "dual" ? "dual" : "ipv4",
+    ipStack: stackOf(values["ip-stack"]),
     reconcileMs: numberOf("--reconcile-seconds", values["reconcile-seconds"], 1000),
     seed: numberOf("TERWAY_TEST_SEED", process.env.TERWAY_TEST_SEED),
     policyDir: values["policy-dir"],
@@ -71,6 +75,12 @@ function readOptions(): AgentOptions {
     cutEstablished: values["cut-established"],
     dieAt: process.env.TERWAY_TEST_DIE_AT,
   };
+}
+
+function stackOf(text: string): IpStack {
+  const stack = IP_STACKS.find((s) => s === text);
+  if (stack === undefined) throw new Error(`--ip-stack is ${JSON.stringify(text)}: want ${IP_STACKS.join(", ")}`);
+  return stack;
 }
 
 function numberOf(name: string, text: string | undefined, unit = 1): number | undefined {
@@ -111,6 +121,8 @@ function agentConfig(
   { ipStack, reconcileMs }: Pick<AgentOptions, "ipStack" | "reconcileMs">,
 ): AgentConfig {
   const typeLimits = toTypeLimits(self.instanceType, limits);
+  const problem = stackProblem(typeLimits, read.networkMode, ipStack);
+  if (problem !== undefined) throw new Error(problem);
   const { config, warnings } = clampToInstance(read, typeLimits, ipStack);
   for (const w of warnings) log("warn", `eni_conf: ${w.key}: ${w.message}`);
   const vswitchIds = nodeVSwitches(config, self.zone);
@@ -126,7 +138,7 @@ function agentConfig(
     mode: MODES[config.networkMode],
     ownKind: ownKindOf(config, typeLimits),
     viaNode: config.serviceCidrs,
-    dualStack: ipStack === "dual",
+    ipStack,
     eniSlots: Math.min(podEnis(typeLimits), config.maxEni ?? Number.POSITIVE_INFINITY),
     pools: poolsOf(config, typeLimits, ipStack, reconcileMs),
     vswitchIds,
@@ -245,6 +257,25 @@ function killPoint(dieAt: string | undefined): (point: string) => void {
   };
 }
 
+/** Of the families that pods have. @throws when one of them has none. */
+function podCidrsOf({ podCidrs, ipStack }: AgentOptions): readonly string[] {
+  const cidrs = podCidrs.map((text) => {
+    const cidr = tryParseCidr(text);
+    if (cidr === undefined)
+      throw new Error(`--pod-cidr is ${JSON.stringify(text)}: want a network such as 10.9.1.0/24`);
+    return cidr;
+  });
+  return familiesOf(ipStack).flatMap((family) => {
+    const found = cidrs.filter((cidr) => cidr.ip.family === family);
+    if (found.length === 0 && cidrs.length > 0)
+      throw new Error(
+        `--ip-stack ${ipStack} in network_mode VPC needs an IPv${family} pod range: give it by --pod-cidr`,
+      );
+    // As the route table has it.
+    return found.map(formatCidr);
+  });
+}
+
 const DEPS = { sys: nodeSys, openSql: openNodeSql };
 
 async function main(): Promise<void> {
@@ -275,8 +306,7 @@ async function main(): Promise<void> {
   let inForce = agentConfig(config, self, limits, options);
   const facts: AgentFacts = {
     nodeName,
-    podCidrs: options.podCidrs,
-    dualStack: inForce.dualStack,
+    podCidrs: inForce.mode === "vpc" ? podCidrsOf(options) : [],
     node6: (await metadata.get(`network/interfaces/macs/${self.primaryMac}/ipv6s`))
       ?.replace(/[[\]\s]/g, "")
       .split(",")[0],

@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import type { IpStack } from "../../shared/config/instance-limits.ts";
 import type { EniAddress } from "../store/addresses.ts";
 import type { Demand } from "../store/demand.ts";
 import type { Eni } from "../store/enis.ts";
@@ -83,10 +84,10 @@ describe("an ENI of the pool", () => {
     address("fd00::2"),
     address("10.0.1.2", { eniId: "eni-2" }),
   ];
-  const view = (dualStack: boolean) => poolEnis([eni], addresses, dualStack, new Map([["eni-1", 7]]), 100);
+  const view = (stack: IpStack) => poolEnis([eni], addresses, stack, new Map([["eni-1", 7]]), 100);
 
   it("counts what it has, without what goes; the longest idle comes first", () => {
-    expect(view(false)).toEqual([
+    expect(view("ipv4")).toEqual([
       {
         id: "eni-1",
         state: "ready",
@@ -104,9 +105,9 @@ describe("an ENI of the pool", () => {
   });
 
   it("counts both families in dual stack: a pod needs a pair", () => {
-    expect(view(true)).toMatchObject([{ total6: 1, idle6: ["fd00::2"] }]);
-    expect([idleFor(view(false), {}), idleFor(view(true), {})]).toEqual([2, 1]);
-    expect(idleFor(view(true), { eniIds: ["eni-9"] })).toBe(0);
+    expect(view("dual")).toMatchObject([{ total6: 1, idle6: ["fd00::2"] }]);
+    expect([idleFor(view("ipv4"), {}), idleFor(view("dual"), {})]).toEqual([2, 1]);
+    expect(idleFor(view("dual"), { eniIds: ["eni-9"] })).toBe(0);
   });
 });
 

@@ -1,4 +1,5 @@
 /** What the decision needs to know, read from the store. */
+import type { IpStack } from "../../shared/config/instance-limits.ts";
 import { matchesConstraint, usableOf } from "../pool/counts.ts";
 import type { ConstrainedDemand, PoolEni, PoolOperation } from "../pool/decide.ts";
 import type { PoolView } from "../pool/keeper.ts";
@@ -35,7 +36,7 @@ export function readPool(
     enis: poolEnis(
       enis.filter((e) => e.kind === spec.kind),
       listAddresses(db),
-      config.dualStack,
+      config.ipStack,
       ctx.lately.unassigned,
       now,
     ),
@@ -90,28 +91,34 @@ export function groupDemand(demands: readonly Demand[], kind: PoolKind): Waiting
 export function poolEnis(
   enis: readonly Eni[],
   addresses: readonly EniAddress[],
-  dualStack: boolean,
+  stack: IpStack,
   unassignedAt: ReadonlyMap<string, number>,
   now: number,
 ): PoolEni[] {
   return enis.map((e): PoolEni => {
     const own = addresses.filter((a) => a.eniId === e.id && a.state !== "releasing");
     const of = (family: 4 | 6) => own.filter((a) => a.family === family);
-    const four = of(4);
-    const cooling = four.filter((a) => a.state === "idle" && a.coolUntilMs > now);
+    const lead = of(stack === "ipv6" ? 6 : 4);
+    const cooling = lead.filter((a) => a.state === "idle" && a.coolUntilMs > now);
+    // One family alone may be held by a pod of before the stack was changed.
+    const held = (["allocated", "reserved"] as const).map((state) =>
+      Math.max(...([4, 6] as const).map((f) => of(f).filter((a) => a.state === state).length)),
+    );
+    // A whole ENI is one pod's.
+    const free = (family: readonly EniAddress[]) => (e.kind !== "shared" && held[0] ? [] : idleOf(family, now));
     return {
       id: e.id,
       state: e.state,
       vswitchId: e.vswitchId,
-      total: four.length,
-      allocated: four.filter((a) => a.state === "allocated").length,
-      reserved: four.filter((a) => a.state === "reserved").length,
-      idle: idleOf(four, now),
+      total: lead.length,
+      allocated: held[0] ?? 0,
+      reserved: held[1] ?? 0,
+      idle: free(lead),
       cooling: cooling.length,
       nextFreeAtMs: cooling.length === 0 ? undefined : Math.min(...cooling.map((a) => a.coolUntilMs)),
       unassignedAtMs: unassignedAt.get(e.id),
       securityGroups: e.securityGroups,
-      ...(dualStack && { total6: of(6).length, idle6: idleOf(of(6), now) }),
+      ...(stack === "dual" && { total6: of(6).length, idle6: free(of(6)) }),
     };
   });
 }

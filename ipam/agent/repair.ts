@@ -3,6 +3,7 @@
  * what is there comes from the kernel. Never touches the inside of a pod.
  */
 import { eniRequests, eniRoutes, eniRules } from "../../shared/datapath/eni-link.ts";
+import { enableForwarding, quietLink } from "../../shared/datapath/ipv6.ts";
 import { readKernelView } from "../../shared/datapath/kernel-view.ts";
 import { ensureNodeRules } from "../../shared/datapath/node-rules.ts";
 import { hostRequests, type PodLink } from "../../shared/datapath/pod-link.ts";
@@ -12,13 +13,12 @@ import { getLink, isUp } from "../../shared/netlink/rtnl/link.ts";
 import { describeRoute } from "../../shared/netlink/rtnl/route.ts";
 import { describeRule } from "../../shared/netlink/rtnl/rule.ts";
 import { type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
-import { readSysctl, writeSysctl } from "../../shared/netlink/sysctl.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { listAttachments } from "../store/attachments.ts";
 import { type Eni, listEnis, setEniLink } from "../store/enis.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, journal } from "./context.ts";
-import { findEniLink, hasNodeSide, nodeIpsOf } from "./eni-node.ts";
+import { findEniLink, forwardedFamilies, hasNodeSide, nodeIpsOf } from "./eni-node.ts";
 
 /** What differs for one ENI. Pure. */
 export function eniProblems(eni: Eni, view: KernelView): string[] {
@@ -37,7 +37,7 @@ export function repairNode(ctx: AgentContext): string[] {
   const nl = openNetlink(nodeSys);
   try {
     return [
-      ...repairSysctls(ctx),
+      ...enableForwarding(nodeSys, nl, forwardedFamilies(ctx)),
       ...ensureNodeRules(nodeSys, nl, nodeIpsOf(ctx)),
       ...repairEnis(ctx, nl),
       ...repairPods(ctx, nl),
@@ -47,32 +47,31 @@ export function repairNode(ctx: AgentContext): string[] {
   }
 }
 
-function repairSysctls(ctx: AgentContext): string[] {
-  const wanted = ["net/ipv4/ip_forward", ...(ctx.config.dualStack ? ["net/ipv6/conf/all/forwarding"] : [])];
-  return wanted
-    .filter((name) => readSysctl(nodeSys, name) !== "1")
-    .map((name) => `${name} was ${writeSysctl(nodeSys, name, "1")}`);
-}
-
 function repairEnis(ctx: AgentContext, nl: NetlinkSocket): string[] {
   const view = readKernelView(nl);
-  return listEnis(ctx.store.db)
-    .filter((eni) => hasNodeSide(eni) && (eni.state === "ready" || eni.state === "draining"))
-    .flatMap((eni) => {
-      const problems = eniProblems(eni, view);
-      const link = findEniLink(view.links, eni.mac);
-      if (problems.length === 0 || link === undefined) return [];
-      nl.apply(eniRequests(eni, link.index));
-      inTransaction(ctx.store.db, () =>
-        setEniLink(ctx.store.db, eni.id, {
-          ifname: link.name,
-          ifindex: link.index,
-          mtu: eni.mtu,
-          preparedBoot: ctx.store.bootId,
-        }),
-      );
-      return problems;
-    });
+  const inService = listEnis(ctx.store.db).filter((eni) => eni.state === "ready" || eni.state === "draining");
+  // Also those that a pod gave back: in a namespace that it comes to, a link begins with that namespace's defaults.
+  const quieted = inService.flatMap((eni) => {
+    const link = findEniLink(view.links, eni.mac);
+    const changed = link ? quietLink(nodeSys, link.name) : [];
+    return hasNodeSide(eni) ? changed : [];
+  });
+  const repaired = inService.filter(hasNodeSide).flatMap((eni) => {
+    const problems = eniProblems(eni, view);
+    const link = findEniLink(view.links, eni.mac);
+    if (problems.length === 0 || link === undefined) return [];
+    nl.apply(eniRequests(eni, link.index));
+    inTransaction(ctx.store.db, () =>
+      setEniLink(ctx.store.db, eni.id, {
+        ifname: link.name,
+        ifindex: link.index,
+        mtu: eni.mtu,
+        preparedBoot: ctx.store.bootId,
+      }),
+    );
+    return problems;
+  });
+  return [...quieted, ...repaired];
 }
 
 function repairPods(ctx: AgentContext, nl: NetlinkSocket): string[] {

@@ -1,4 +1,5 @@
 /** What the agent works by: flags and environment of its process, and the configuration in force. */
+import type { IpStack } from "../../shared/config/instance-limits.ts";
 
 export interface AgentOptions {
   readonly storePath: string;
@@ -11,7 +12,7 @@ export interface AgentOptions {
   readonly podCidrs: readonly string[];
   /** `HOST:PORT` for /metrics and /healthz; absent: none. */
   readonly metricsAddress: string | undefined;
-  readonly ipStack: "ipv4" | "dual";
+  readonly ipStack: IpStack;
   /** How old the picture of the ENIs may become, ms. Absent: as `eni_conf` says. */
   readonly reconcileMs: number | undefined;
   /** Tests: 0 makes a restarted agent wait for nothing. Absent: from the instance's id. */

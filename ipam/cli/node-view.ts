@@ -44,7 +44,7 @@ export interface NodeView {
   readonly enis: readonly EniView[];
   readonly pods: readonly PodView[];
   readonly waiting: number;
-  /** IPv4 addresses of the pool (IPv6 follows it in dual stack). */
+  /** IPv4 addresses of the pool (IPv6 follows it in dual stack); of an IPv6-only node, IPv6 ones. */
   readonly pool: {
     readonly total: number;
     readonly allocated: number;
@@ -78,10 +78,11 @@ export function readNodeView(store: Store): NodeView {
         ? undefined
         : (podOf.get(`${a.network}/${a.containerId}/${a.ifname}`) ?? a.containerId),
   });
-  const pool4 = addresses.filter((a) => a.family === 4);
-  const allocated = pool4.filter((a) => a.state === "allocated").length;
+  const facts = getFacts(db);
+  const lead = addresses.filter((a) => a.family === (facts.ip_stack === "ipv6" ? 6 : 4));
+  const allocated = lead.filter((a) => a.state === "allocated").length;
   return {
-    facts: getFacts(db),
+    facts,
     enis: listEnis(db).map((e) => ({
       id: e.id,
       ifname: e.ifname ?? "no link",
@@ -111,10 +112,10 @@ export function readNodeView(store: Store): NodeView {
     })),
     waiting: listDemand(db, now).length,
     pool: {
-      total: pool4.length,
+      total: lead.length,
       allocated,
-      available: pool4.length - allocated,
-      utilization: pool4.length === 0 ? 0 : Math.floor((100 * allocated) / pool4.length),
+      available: lead.length - allocated,
+      utilization: lead.length === 0 ? 0 : Math.floor((100 * allocated) / lead.length),
     },
   };
 }

@@ -86,7 +86,9 @@ export function accountForConf(
       say(
         key,
         "moved",
-        value === "dual" ? "start terway-agent with --ip-stack dual" : "terway-agent's default, --ip-stack ipv4",
+        value === "ipv4"
+          ? "terway-agent's default, --ip-stack ipv4"
+          : `start terway-agent with --ip-stack ${String(value)}`,
       );
     else if (key === "eni_conf")
       say(

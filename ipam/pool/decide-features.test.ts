@@ -191,7 +191,7 @@ describe("pods with a constraint", () => {
 });
 
 describe("dual stack", () => {
-  const config = { dualStack: true };
+  const config = { stack: "dual" } as const;
   it("counts a pair as one address", () => {
     const eni = makeEni("a", 4, { total6: 4, idle6: ["x", "y"] });
     expect(actions(makeState({ enis: [eni], config: { ...config, minIdle: 2 } }))).toEqual([]);
@@ -364,7 +364,7 @@ describe("poolConfigOf", () => {
       maxIdle: 25,
       batch: 10,
       idleTtlMs: 300_000,
-      dualStack: false,
+      stack: "ipv4",
       fill: "most",
       hotPlug: true,
       reservePercent: 0,
@@ -429,7 +429,7 @@ describe("any state", () => {
         config: {
           minIdle: r.min,
           maxIdle: r.min + r.span,
-          dualStack: r.dual,
+          stack: r.dual ? ("dual" as const) : ("ipv4" as const),
           preAttach: r.preAttach,
           reservePercent: r.reserve,
         },
@@ -510,7 +510,7 @@ describe("any state", () => {
         if (available !== undefined) expect(fromVSwitch).toBeLessThanOrEqual(available);
         // Growing and shrinking at once would be a see-saw.
         const grows = got.some((a) => a.kind === "create" || (a.kind === "assign" && a.family === undefined));
-        const shrinks = got.some((a) => a.kind === "remove" || (a.kind === "unassign" && !s.config.dualStack));
+        const shrinks = got.some((a) => a.kind === "remove" || (a.kind === "unassign" && s.config.stack !== "dual"));
         expect(grows && shrinks).toBe(false);
         if (againAtMs !== undefined) expect(againAtMs).toBeGreaterThan(now);
         if (s.waiters === 0) expect(stuck).toBeUndefined();

@@ -39,6 +39,11 @@ export interface Want {
   readonly only?: EniConstraint | undefined;
 }
 
+/** What a vSwitch runs out of is IPv4 addresses: an IPv6-only pool takes one for each ENI, and no more. */
+function drawsSecondaries(state: PoolState): boolean {
+  return state.config.stack !== "ipv6";
+}
+
 /** Adds actions to the plan until the wanted addresses come. @returns How many do not. */
 export function grow(state: PoolState, want: Want, plan: Plan, nowMs: number): number {
   const all = blockOf(state, "all", nowMs);
@@ -60,7 +65,7 @@ function roomLater(state: PoolState, want: Want, plan: Plan, nowMs: number): num
     if (e.state !== "ready" || e.foreign === true || !fits || obstacleOn(state, e, want, nowMs) !== undefined)
       return room;
     const vswitch = state.vswitches.find((v) => v.id === e.vswitchId);
-    if (vswitch !== undefined && roomIn(state, vswitch, plan, nowMs) === 0) return room;
+    if (drawsSecondaries(state) && vswitch !== undefined && roomIn(state, vswitch, plan, nowMs) === 0) return room;
     const own = (a: { readonly kind: string; readonly count?: number; readonly eniId?: string | undefined }) =>
       a.kind === "assign" && a.eniId === e.id ? (a.count ?? 0) : 0;
     const promised = [...state.operations, ...plan.actions].reduce((n, a) => n + own(a), 0);
@@ -94,7 +99,7 @@ function fillEnis(state: PoolState, want: Want, plan: Plan, nowMs: number): numb
       continue;
     }
     const vswitch = state.vswitches.find((v) => v.id === eni.vswitchId);
-    const room = vswitch === undefined ? undefined : roomIn(state, vswitch, plan, nowMs);
+    const room = !drawsSecondaries(state) ? Number.POSITIVE_INFINITY : vswitch && roomIn(state, vswitch, plan, nowMs);
     if (room === 0) {
       plan.obstacles.push(fullVSwitch(eni.vswitchId, nowMs));
       continue;
@@ -132,7 +137,9 @@ function candidates(state: PoolState, want: Want, plan: Plan): PoolEni[] {
 }
 
 function obstacleOn(state: PoolState, eni: PoolEni, want: Want, nowMs: number): Obstacle | undefined {
-  const block = blockOf(state, `eni:${eni.id}`, nowMs) ?? blockOf(state, `vswitch:${eni.vswitchId}`, nowMs);
+  const vswitch = blockOf(state, `vswitch:${eni.vswitchId}`, nowMs);
+  const full = vswitch?.condition === "VSwitchExhausted" && !drawsSecondaries(state);
+  const block = blockOf(state, `eni:${eni.id}`, nowMs) ?? (full ? undefined : vswitch);
   if (block !== undefined) return block;
   const quietUntil = (eni.unassignedAtMs ?? Number.NEGATIVE_INFINITY) + QUIET_AFTER_UNASSIGN_MS;
   return !want.urgent && nowMs < quietUntil ? { untilMs: quietUntil, reason: "" } : undefined;
@@ -168,9 +175,9 @@ function addEnis(state: PoolState, want: Want, plan: Plan, nowMs: number): numbe
       want.count - brought,
       state.limits.perEni,
       state.config.batch,
-      Math.max(0, (room ?? Number.POSITIVE_INFINITY) - 1),
+      drawsSecondaries(state) ? Math.max(0, (room ?? Number.POSITIVE_INFINITY) - 1) : Number.POSITIVE_INFINITY,
     );
-    if (count === 0) {
+    if (count === 0 || room === 0) {
       plan.obstacles.push(fullVSwitch(vswitch.id, nowMs));
       break;
     }
@@ -228,9 +235,10 @@ function roomIn(state: PoolState, vswitch: PoolVSwitch, plan: Plan, nowMs: numbe
 
 /** What one call takes out of a vSwitch; a new ENI takes its primary address besides. */
 function drawnBy(state: PoolState, call: PoolAction | PoolOperation, vswitchId: string): number {
+  const secondaries = drawsSecondaries(state);
   if (call.kind === "create")
-    return call.vswitchId === vswitchId && !("eniId" in call && call.eniId) ? call.count + 1 : 0;
-  if (call.kind !== "assign") return 0;
+    return call.vswitchId === vswitchId && !("eniId" in call && call.eniId) ? 1 + (secondaries ? call.count : 0) : 0;
+  if (call.kind !== "assign" || !secondaries) return 0;
   return state.enis.find((e) => e.id === call.eniId)?.vswitchId === vswitchId ? call.count : 0;
 }
 

@@ -2,6 +2,7 @@
  * The pool's decisions with their memory: what the agent's loop talks to. Still without clock, store and network; the
  * agent (and the simulation) tell it the time, how things stand, and what became of what it asked for.
  */
+import type { IpStack } from "../../shared/config/instance-limits.ts";
 import { decide } from "./decide.ts";
 import type { Failure } from "./inhibit.ts";
 import { initialMemory } from "./memory.ts";
@@ -62,6 +63,7 @@ export function createPoolKeeper(nowMs: number, seed: number, known: boolean): P
   let memory = initialMemory(nowMs, seed, known);
   let inhibitions: Readonly<Record<string, Inhibition>> = {};
   let seen: ReadonlyMap<string, PoolVSwitch> = new Map();
+  let stack: IpStack = "ipv4";
   let held: ReadonlyMap<string, { readonly condition: Condition; readonly atMs: number }> = new Map();
 
   /** Takes over what holds now. @returns What is new, and what is over. */
@@ -80,6 +82,7 @@ export function createPoolKeeper(nowMs: number, seed: number, known: boolean): P
       const vswitches = vswitchIds.map((id) => seen.get(id) ?? { id, available: undefined });
       const decision = decide({ ...view, vswitches, inhibitions, memory, surplusSinceMs: undefined }, now);
       memory = decision.memory;
+      stack = view.config.stack;
       const { began, ended } = note(decision.conditions, now);
       // Somebody has to be there when a condition ends.
       const overAtMs = Math.min(...[...held.values()].map((h) => h.atMs + OVER_AFTER_MS));
@@ -87,11 +90,11 @@ export function createPoolKeeper(nowMs: number, seed: number, known: boolean): P
       return { ...decision, againAtMs: Number.isFinite(againAtMs) ? againAtMs : undefined, began, ended };
     },
     done(action, enis, now) {
-      ({ inhibitions, memory } = applyOutcome({ inhibitions, memory, enis }, action, { kind: "done" }, now, 0));
+      ({ inhibitions, memory } = applyOutcome({ inhibitions, memory, enis, stack }, action, { kind: "done" }, now, 0));
     },
     failed(action, failure, enis, now, jitter) {
       const outcome = { kind: "failed", failure } as const;
-      ({ inhibitions, memory } = applyOutcome({ inhibitions, memory, enis }, action, outcome, now, jitter));
+      ({ inhibitions, memory } = applyOutcome({ inhibitions, memory, enis, stack }, action, outcome, now, jitter));
     },
     saw(what, now, vswitches) {
       memory = noteLook(memory, what, true, now);

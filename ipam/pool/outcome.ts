@@ -1,4 +1,5 @@
 /** What the outcome of an action leaves behind for the next decisions. Pure. */
+import type { IpStack } from "../../shared/config/instance-limits.ts";
 import { FAILURE_WINDOW_MS } from "./counts.ts";
 import { blockedBy, type Failure } from "./inhibit.ts";
 import { initialMemory } from "./memory.ts";
@@ -13,7 +14,7 @@ export interface Aftermath {
 
 /** @param jitter 0 to 1, a new one for each call. */
 export function applyOutcome(
-  state: Pick<PoolState, "inhibitions" | "memory" | "enis">,
+  state: Pick<PoolState, "inhibitions" | "memory" | "enis"> & { readonly stack?: IpStack },
   action: PoolAction,
   outcome: Outcome,
   nowMs: number,
@@ -31,7 +32,8 @@ export function applyOutcome(
       action.kind === "create" || action.kind === "assign" ? concerned : [action.kind, "all", `eni:${eniId}`];
     for (const key of worked) delete inhibitions[key];
     const failedAtMs = Object.fromEntries(Object.entries(memory.failedAtMs).filter(([key]) => !worked.includes(key)));
-    const drawn = action.kind === "create" ? action.count + 1 : action.kind === "assign" ? action.count : 0;
+    const secondaries = state.stack !== "ipv6" && "count" in action ? action.count : 0;
+    const drawn = (action.kind === "create" ? 1 : 0) + secondaries;
     const before = memory.taken[vswitchId] ?? [];
     const taken =
       drawn > 0 ? { ...memory.taken, [vswitchId]: [...before, { atMs: nowMs, count: drawn }] } : memory.taken;

@@ -25,7 +25,7 @@ export function poolConfigOf(config: EniConfig, stack: IpStack): PoolConfig {
     maxIdle: config.maxPoolSize,
     batch: ADDRESSES_PER_CALL,
     idleTtlMs: config.idleIpTtlSeconds * 1000,
-    dualStack: stack === "dual",
+    stack,
     fill: config.eniSelectionPolicy === "least-ip" ? "fewest" : "most",
     hotPlug: config.hotPlug,
     reservePercent: config.ipReservePercent,

@@ -101,7 +101,7 @@ function emptiestFirst(enis: readonly PoolEni[]): PoolEni[] {
 
 /** Dual stack: brings the family that lags behind up to the other one, or takes the surplus back where it cannot. */
 export function balance(state: PoolState, plan: Plan, nowMs: number): void {
-  if (!state.config.dualStack) return;
+  if (state.config.stack !== "dual") return;
   for (const eni of state.enis) {
     if (eni.state !== "ready" || eni.foreign === true || eni.total6 === undefined || eni.total === eni.total6) continue;
     if (isBusy(state, eni.id) || plan.actions.some((a) => "eniId" in a && a.eniId === eni.id)) continue;

@@ -157,7 +157,7 @@ const POOL: PoolConfig = {
   maxIdle: 25,
   batch: 10,
   idleTtlMs: 300_000,
-  dualStack: false,
+  stack: "ipv4",
   fill: "most",
   hotPlug: true,
 };

@@ -2,6 +2,7 @@
  * What the pool's decisions are made from. All times are milliseconds of CLOCK_BOOTTIME; the agent reads the store, the
  * clock and the cloud, and hands in values.
  */
+import type { IpStack } from "../../shared/config/instance-limits.ts";
 import type { EniConstraint } from "../store/eni-constraint.ts";
 
 export interface PoolConfig {
@@ -13,7 +14,7 @@ export interface PoolConfig {
   readonly batch: number;
   /** Idle addresses above the floor are given back when they were not needed for this long. */
   readonly idleTtlMs: number;
-  readonly dualStack: boolean;
+  readonly stack: IpStack;
   /** Which ENI gets new addresses. */
   readonly fill: "fewest" | "most";
   /** Attach and detach ENIs at all. */
@@ -49,7 +50,7 @@ export interface PoolEni {
   readonly id: string;
   readonly state: "attaching" | "ready" | "draining" | "detaching" | "deleting" | "lost";
   readonly vswitchId: string;
-  /** Addresses in any state but `releasing`; IPv4 ones where there is IPv4. */
+  /** Addresses in any state but `releasing`; here and below IPv4 ones where pods have IPv4. */
   readonly total: number;
   readonly allocated: number;
   readonly reserved: number;

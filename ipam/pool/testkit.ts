@@ -35,7 +35,7 @@ export function makeState(tweaks: StateTweaks = {}): PoolState {
       maxIdle: 8,
       batch: 10,
       idleTtlMs: 1000,
-      dualStack: false,
+      stack: "ipv4",
       fill: "fewest",
       hotPlug: true,
       ...tweaks.config,

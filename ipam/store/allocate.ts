@@ -95,7 +95,9 @@ function takeAny(db: SqlHandle, key: AttachmentKey, want: EniWant, nowMs: number
        FROM eni e WHERE e.state = 'ready' AND ${eni.sql} ${hasIdle.join(" ")}`,
     [...eni.params, ...want.families.flatMap((family) => [family, nowMs])],
   );
-  const [best] = enis.toSorted(byPods);
+  // A whole ENI is one pod's: of another stack before, it may hold the other family's address alone.
+  const whole = want.only?.kinds !== undefined && !want.only.kinds.includes("shared");
+  const [best] = enis.filter((e) => !whole || e.pods === 0).toSorted(byPods);
   if (best === undefined) return poolEmpty(db, want, nowMs);
   const eniId = String(best.id);
   const leases = want.families.map((family) => {

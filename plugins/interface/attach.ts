@@ -17,10 +17,10 @@ import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import type { Result } from "../../shared/cni/result.ts";
 import { asFailure } from "../../shared/cni/run-plugin.ts";
 import { POD_TABLE_BASE } from "../../shared/datapath/constants.ts";
+import { enableForwarding } from "../../shared/datapath/ipv6.ts";
 import { ensureNodeRules } from "../../shared/datapath/node-rules.ts";
 import type { PodAddress, PodLink, Uplink } from "../../shared/datapath/pod-link.ts";
 import { parseIp } from "../../shared/net/ip.ts";
-import { writeSysctl } from "../../shared/netlink/sysctl.ts";
 import { ipamResult, podOf } from "../terway-ipam/commands.ts";
 import { parseIpamConfig } from "../terway-ipam/config.ts";
 import { rangeSets, takeLease } from "../terway-ipam/lease.ts";
@@ -274,12 +274,14 @@ function prepareOnce(w: Work, facts: Partial<NodeFacts>, { link, carrier: eni }:
   const { store, host } = w;
   const families = [...new Set(link.addresses.map((a) => parseIp(a.address).family))];
   if (facts.prepared_boot !== store.bootId) {
-    enableForwarding(w, families);
-    inKernel("the node's rules", () => ensureNodeRules(host.sys, w.nl, link.nodeIps));
+    inKernel("the node's rules", () => {
+      enableForwarding(host.sys, w.nl, families);
+      ensureNodeRules(host.sys, w.nl, link.nodeIps);
+    });
     inTransaction(store.db, () => setFacts(store.db, { prepared_boot: store.bootId }));
   }
   if (eni === undefined || eni.preparedBoot === store.bootId) return;
-  const prepared = prepareEni(w.nl, eni);
+  const prepared = prepareEni(host.sys, w.nl, eni);
   inTransaction(store.db, () =>
     setEniLink(store.db, eni.id, { ...prepared, mtu: eni.mtu, preparedBoot: store.bootId }),
   );
@@ -288,9 +290,4 @@ function prepareOnce(w: Work, facts: Partial<NodeFacts>, { link, carrier: eni }:
     op: "ADD",
     msg: `set up ENI ${eni.id} (${prepared.ifname}) after a boot, before the agent`,
   });
-}
-
-function enableForwarding(w: Work, families: readonly (4 | 6)[]): void {
-  for (const family of families)
-    writeSysctl(w.host.sys, family === 4 ? "net/ipv4/ip_forward" : "net/ipv6/conf/all/forwarding", "1");
 }

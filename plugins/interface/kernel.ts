@@ -2,6 +2,7 @@
 import type { Eni } from "../../ipam/store/enis.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { eniRequests } from "../../shared/datapath/eni-link.ts";
+import { allowIpv6, quietLink } from "../../shared/datapath/ipv6.ts";
 import {
   hostRequests,
   type PodLink,
@@ -18,7 +19,7 @@ import { getLink, isRunning, isUp, linkIndexOf, parseLink } from "../../shared/n
 import { NetlinkError, type NetlinkSocket, type Outcome, openNetlink } from "../../shared/netlink/socket.ts";
 import { NETLINK_NETFILTER } from "../../shared/netlink/uapi/netlink.ts";
 import { isErrno, type Sys } from "../../shared/sys/sys.ts";
-import { findByMac, inKernel, notOurs } from "./in-kernel.ts";
+import { findByMac, inKernel, inNetns, notOurs } from "./in-kernel.ts";
 import type { PodNetns } from "./netns.ts";
 import { makeUplink } from "./uplink.ts";
 
@@ -32,6 +33,7 @@ export function build(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodL
   const pod = openNetlink(sys, undefined, { netnsFd: netns.fd, ownNetnsFd: netns.ownFd });
   try {
     inKernel(`${link.podIfname} of ${netns.path}`, () => {
+      prepareIpv6(sys, netns, link);
       const hostIndex = makeVeth(sys, host, pod, netns, link);
       if (link.uplink) makeUplink(sys, host, pod, netns, link, link.uplink);
       const [veth, up] = pod.apply([
@@ -45,6 +47,16 @@ export function build(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodL
   } finally {
     pod.close();
   }
+}
+
+/** For the links that come to be in the pod; an uplink has neighbours that speak IPv6, whatever the pod does. */
+function prepareIpv6(sys: Sys, netns: PodNetns, link: PodLink): void {
+  const has6 = link.addresses.some((a) => a.address.includes(":"));
+  if (!has6 && !link.uplink) return;
+  inNetns(sys, netns, () => {
+    if (has6) allowIpv6(sys);
+    quietLink(sys, "default");
+  });
 }
 
 const QUEUE_WAIT_MS = 1000;
@@ -131,7 +143,7 @@ export interface PreparedLink {
 }
 
 /** Finds the ENI's link by its MAC and sets it up. @throws {CniFailure} when the node has no such link. */
-export function prepareEni(host: NetlinkSocket, eni: Eni): PreparedLink {
+export function prepareEni(sys: Sys, host: NetlinkSocket, eni: Eni): PreparedLink {
   return inKernel(`ENI ${eni.id}`, () => {
     const link = findByMac(host, eni.mac);
     if (link === undefined) {
@@ -141,6 +153,7 @@ export function prepareEni(host: NetlinkSocket, eni: Eni): PreparedLink {
         "wait until the guest sees it, or let the agent detach and attach it again",
       );
     }
+    quietLink(sys, link.name);
     host.apply(eniRequests(eni, link.index));
     return { ifname: link.name, ifindex: link.index };
   });

@@ -13,10 +13,9 @@ import {
   openNetlink,
   type Refusal,
 } from "../../shared/netlink/socket.ts";
-import { writeSysctl } from "../../shared/netlink/sysctl.ts";
 import { CLOCK_MONOTONIC } from "../../shared/sys/linux.ts";
-import { DETACHED_FD, isErrno, type Sys } from "../../shared/sys/sys.ts";
-import { findByMac, inKernel, inNetns, notOurs } from "./in-kernel.ts";
+import { DETACHED_FD, type Sys } from "../../shared/sys/sys.ts";
+import { findByMac, inKernel, notOurs } from "./in-kernel.ts";
 import type { PodNetns } from "./netns.ts";
 
 /**
@@ -56,7 +55,6 @@ export function makeUplink(
       "wait until the guest sees it, or let the agent detach and attach it again",
     );
   }
-  quietIpv6(sys, netns);
   const requests = uplinkRequests(link, uplink, parent.index, netns.fd);
   for (;;) {
     const refused = host.transact(requests).find((outcome) => !outcome.ok);
@@ -85,22 +83,6 @@ function notInKernel({ kind }: Uplink): CniFailure {
       ? "load the module ipvlan, or use the conflist eniip-veth; `terway-cli node check` says what the kernel can do"
       : "load the module 8021q; `terway-cli node check` says what the kernel can do",
   );
-}
-
-/**
- * For links that come to be in the pod: a link-local address that waits for duplicate detection sends no neighbour
- * solicitation, and a router advertisement must not add routes beside ours.
- */
-function quietIpv6(sys: Sys, netns: PodNetns): void {
-  inNetns(sys, netns, () => {
-    for (const name of ["accept_dad", "accept_ra"]) {
-      try {
-        writeSysctl(sys, `net/ipv6/conf/default/${name}`, "0");
-      } catch (error) {
-        if (!isErrno(error, "ENOENT")) throw error; // a kernel without IPv6
-      }
-    }
-  });
 }
 
 /**

@@ -27,7 +27,7 @@ import { SqlError } from "../../shared/sys/sql.ts";
 import { decodeUtf8 } from "../../shared/sys/sys.ts";
 import type { PluginHost } from "../host/plugin.ts";
 import { type ConfiguredRange, type IpamConfig, parseIpamConfig, parseResolvConf } from "./config.ts";
-import { agentAnswers, cooldownMs, type Lease, takeLease } from "./lease.ts";
+import { agentAnswers, cooldownMs, familiesOf, type Lease, takeLease } from "./lease.ts";
 
 /** GC leaves alone what is younger than this: the runtime made its list before it called us. */
 const GC_GRACE_MS = 30_000;
@@ -278,11 +278,14 @@ function checkLease(store: Store, call: CniCall): void {
 
 function checkStatus(host: PluginHost, store: Store, config: IpamConfig): void {
   if (config.source.kind !== "eni") return;
-  const counts = poolCounts(store.db, "eni", 4, storeNow(host.sys));
-  if (counts.idle > 0 || agentAnswers(host.sys, store)) return;
+  const now = storeNow(host.sys);
+  const short = familiesOf(getFacts(store.db))
+    .map((family) => poolCounts(store.db, "eni", family, now))
+    .find((counts) => counts.idle === 0);
+  if (short === undefined || agentAnswers(host.sys, store)) return;
   throw new CniFailure(
     CODE.notAvailable,
-    `no idle address (${counts.allocated} allocated, ${counts.cooling} cooling) and terway-agent does not run`,
+    `no idle IPv${short.family} address (${short.allocated} allocated, ${short.cooling} cooling) and terway-agent does not run`,
     "start terway-agent on this node",
   );
 }

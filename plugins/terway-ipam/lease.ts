@@ -162,7 +162,8 @@ function onlyOf({ only, config }: LeaseRequest): EniConstraint | undefined {
   return only ?? (config.eniKind === undefined ? undefined : { kinds: [config.eniKind] });
 }
 
-function familiesOf(facts: Partial<NodeFacts>): (4 | 6)[] {
+/** Which addresses a pod of this node has. */
+export function familiesOf(facts: Partial<NodeFacts>): (4 | 6)[] {
   const stack = facts.ip_stack;
   return stack === "dual" ? [4, 6] : stack === "ipv6" ? [6] : [4];
 }

@@ -15,12 +15,21 @@ export interface InstanceLimits {
   readonly trunkSupported: boolean;
 }
 
-export type IpStack = "ipv4" | "dual";
+/** Which families pods have. On an IPv6-only node the cloud keeps an IPv4 address on each ENI all the same. */
+export type IpStack = "ipv4" | "dual" | "ipv6";
 
-/** Secondary addresses that one ENI can carry for pods. Dual stack needs as many IPv6 as IPv4 addresses. */
+export const IP_STACKS = ["ipv4", "dual", "ipv6"] as const satisfies readonly IpStack[];
+
+/** In the order in which a pod has its addresses; the first is what the pool counts. */
+export function familiesOf(stack: IpStack): readonly (4 | 6)[] {
+  return stack === "dual" ? [4, 6] : stack === "ipv6" ? [6] : [4];
+}
+
+/** Addresses that one shared ENI can carry for pods, IPv4 ones besides its primary. Dual stack needs as many of both. */
 export function addressesPerEni(limits: InstanceLimits, stack: IpStack): number {
   const ipv4 = Math.max(0, limits.ipv4PerEni - 1);
-  return stack === "dual" ? Math.min(ipv4, Math.max(0, limits.ipv6PerEni)) : ipv4;
+  const ipv6 = Math.max(0, limits.ipv6PerEni);
+  return stack === "dual" ? Math.min(ipv4, ipv6) : stack === "ipv6" ? ipv6 : ipv4;
 }
 
 /** ENIs that can be given to pods: all but the primary one. */
@@ -43,6 +52,7 @@ export function memberEnis(limits: InstanceLimits): number {
 export function podCapacity(limits: InstanceLimits, mode: EniConfig["networkMode"], stack: IpStack): number {
   if (mode === "Trunk") return memberEnis(limits);
   if (mode !== "ENIIP") return podEnis(limits);
+  if (stack === "ipv6") return podEnis(limits) * addressesPerEni(limits, stack);
   const stated = Math.max(0, limits.eniQuantity * limits.ipv4PerEni - 1);
   return Math.min(stated, podEnis(limits) * addressesPerEni(limits, stack));
 }
@@ -50,6 +60,16 @@ export function podCapacity(limits: InstanceLimits, mode: EniConfig["networkMode
 export interface ClampedConfig {
   readonly config: EniConfig;
   readonly warnings: readonly ConfigWarning[];
+}
+
+/** Why pods of this instance type cannot have the stack; undefined when they can. VPC mode takes no addresses of ENIs. */
+export function stackProblem(
+  limits: InstanceLimits,
+  mode: EniConfig["networkMode"],
+  stack: IpStack,
+): string | undefined {
+  if (stack === "ipv4" || mode === "VPC" || limits.ipv6PerEni > 0) return undefined;
+  return `ip_stack ${stack} needs IPv6 addresses on ENIs, of which ${limits.instanceType} has none: use another instance type, or ip_stack ipv4`;
 }
 
 /** The configuration as far as the instance can follow it; each value that was lowered has a warning. */

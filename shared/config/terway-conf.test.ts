@@ -35,7 +35,7 @@ describe("parseTerwayConf", () => {
     ["CFG-71", { ...single, name: 5 }, "name"],
     ["CFG-72", { ...single, type: 5 }, "type"],
     ["CFG-73", { ...single, eniip_virtual_type: "ipvlan" }, "eniip_virtual_type"],
-    ["CFG-74", { ...single, ip_stack: "ipv6" }, "ip_stack"],
+    ["CFG-74", { ...single, ip_stack: "ipv5" }, "ip_stack"],
     ["a list without us", { cniVersion: "1.0.0", plugins: [{ type: "bridge" }] }, "plugins"],
     ["a text that is no JSON", "{", "10-terway.conf"],
   ])("%s is refused by name", (_claim, document, key) => {

@@ -21,7 +21,7 @@ const VERSION: ValueKind<string> = {
   read: (value) => (typeof value === "string" && /^\d+\.\d+\.\d+$/.test(value) ? value : undefined),
 };
 const VIRTUAL_TYPE = oneOf<EniipVirtualType>({ IPVlan: "IPVlan", Veth: "Veth" });
-const IP_STACK = oneOf<IpStack>({ ipv4: "ipv4", dual: "dual" });
+const IP_STACK = oneOf<IpStack>({ ipv4: "ipv4", dual: "dual", ipv6: "ipv6" });
 
 export interface TerwayConfOutcome {
   /** Absent when there is any fault. */

@@ -97,6 +97,7 @@ const TABLE = `table inet fabric {
   set own6 { type ifname . ipv6_addr; }
   # Behind an instance by the route table. Apart: nft reads a set with intervals whole for each change.
   set routed4 { type ifname . ipv4_addr; flags interval; }
+  set routed6 { type ifname . ipv6_addr; flags interval; }
   set mac { type ifname . ether_addr; }
   counter spoofed { }
   chain ingress {
@@ -105,7 +106,7 @@ const TABLE = `table inet fabric {
     iifname "p*" meta nfproto ipv4 iifname . ip saddr != @own4 iifname . ip saddr != @routed4 counter name spoofed drop
     iifname "p*" ip6 saddr fe80::/10 accept
     iifname "p*" ip6 saddr :: accept
-    iifname "p*" meta nfproto ipv6 iifname . ip6 saddr != @own6 counter name spoofed drop
+    iifname "p*" meta nfproto ipv6 iifname . ip6 saddr != @own6 iifname . ip6 saddr != @routed6 counter name spoofed drop
   }
   ${FIREWALL_TABLE}
 }
@@ -418,12 +419,17 @@ export function createFabric(options: FabricOptions): Fabric {
       const port = ports.get(primary.id);
       if (port === undefined) return;
       const dst = parseCidr(entry.destination);
+      const { family } = dst.ip;
+      const gateway = family === 4 ? primary.primaryIp : [...primary.ips6][0];
+      if (gateway === undefined) throw new Error(`${entry.destination} leads to an instance without IPv6`);
       router.nl.apply([
         present
-          ? replaceRoute({ dst, linkIndex: port.index, gateway: parseIp(primary.primaryIp), onlink: true })
+          ? replaceRoute({ dst, linkIndex: port.index, gateway: parseIp(gateway), onlink: true })
           : accepting(delRoute({ dst }), "ESRCH"),
       ]);
-      nft([`${present ? "add" : "delete"} element inet fabric routed4 { "${port.name}" . ${entry.destination} }`]);
+      nft([
+        `${present ? "add" : "delete"} element inet fabric routed${family} { "${port.name}" . ${entry.destination} }`,
+      ]);
     },
     setMtu(eniId, mtuBytes) {
       const { netns, ifname, port } = guestLink(eniId);

@@ -76,7 +76,7 @@ describe("dual stack", inMode("eniip-veth"), () => {
       instanceType: "ecs.g7.large",
       poolMin: 3,
       poolMax: 5,
-      dualStack: true,
+      ipStack: "dual",
       cooldownSeconds: 1,
     });
     worlds.push(world);

@@ -45,11 +45,11 @@ beforeAll(async () => {
     poolMin: 0,
     poolMax: 0,
     cooldownSeconds: 0,
-    dualStack: true,
+    ipStack: "dual",
     agents: false,
   });
   nodes = [];
-  for (const n of world.nodes) nodes.push(await prepareByHand(world, n, "shared", 2, 1));
+  for (const n of world.nodes) nodes.push(await prepareByHand(world, n, "shared", 2, 1, "dual"));
   node = world.nodes[0] as WorldNode;
   outside = world.cloud.fabric?.outside.path ?? "";
   strictFilters();

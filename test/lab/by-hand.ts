@@ -4,13 +4,12 @@ import { type EniKind, setEniLink, setEniState, upsertEni } from "../../ipam/sto
 import { setFacts } from "../../ipam/store/facts.ts";
 import { openStore, type Store } from "../../ipam/store/open.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
+import { familiesOf, type IpStack } from "../../shared/config/instance-limits.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { DEFAULT_SECURITY_GROUP } from "../cloud/cloud.ts";
 import type { EniRecord } from "../cloud/model.ts";
 import { runTool } from "../cloud/netns.ts";
-import { until, type World, type WorldNode } from "./world.ts";
-
-const SERVICE_CIDR = "172.16.0.0/16";
+import { serviceCidrs, until, type World, type WorldNode } from "./world.ts";
 
 export interface Prepared {
   readonly node: WorldNode;
@@ -21,7 +20,8 @@ export interface Prepared {
 /**
  * ENIs attached to the node and written into its store, facts, forwarding.
  *
- * @param secondary Addresses besides the primary one, which only ENIs of a pod's own hand out.
+ * @param secondary Addresses besides the primary one, which only ENIs of a pod's own hand out; of each family in use.
+ * @param ipStack The world's.
  */
 export async function prepareByHand(
   world: World,
@@ -29,18 +29,19 @@ export async function prepareByHand(
   kind: EniKind,
   count: number,
   secondary: number,
+  ipStack: IpStack = "ipv4",
 ): Promise<Prepared> {
   const { model } = world.cloud;
   const zone = node.zone.endsWith("a") ? 0 : 1;
   const vswitch = model.vswitchOf(`vsw-pod-${zone}`);
-  const six = vswitch.cidr6 !== undefined;
+  const [four, six] = ([4, 6] as const).map((family) => familiesOf(ipStack).includes(family));
   const enis: EniRecord[] = [];
   for (let i = 0; i < count; i++) {
     const eni = model.createEni(
       {
         vswitchId: `vsw-pod-${zone}`,
         securityGroups: [DEFAULT_SECURITY_GROUP],
-        count: secondary,
+        count: four ? secondary : 0,
         count6: six ? Math.max(1, secondary) : 0,
         type: "Secondary",
         name: "",
@@ -81,14 +82,15 @@ export async function prepareByHand(
       const link = links.find((l) => l.address === eni.mac);
       if (link && kind === "exclusive")
         setEniLink(store.db, eni.id, { ifname: link.ifname, ifindex: link.ifindex, mtu: link.mtu, preparedBoot: "" });
+      // What the cloud keeps of IPv4 on an IPv6-only ENI is known, too.
       const usable = kind === "exclusive" ? [eni.primaryIp] : [...eni.ips].filter((x) => x !== eni.primaryIp);
       for (const address of [...usable, ...eni.ips6]) addAddress(store.db, eni.id, address, 0);
     }
     setFacts(store.db, {
       node_ip: model.eniOf(node.instance.primaryEniId).primaryIp,
-      via_node: JSON.stringify([SERVICE_CIDR]),
+      via_node: JSON.stringify(serviceCidrs(ipStack)),
       node_ip6: [...model.eniOf(node.instance.primaryEniId).ips6][0] ?? "",
-      ip_stack: six ? "dual" : "ipv4",
+      ip_stack: ipStack,
     });
   });
   return { node, store, enis };

@@ -2,13 +2,13 @@
  * The demo's world, kept up until Ctrl-C for people and tools to play with; or, with --soak, pods that come and go so
  * many times while plugins are killed, and exit status 1 if anything is left.
  *
- *   npm run lab -- [--nodes N] [--mode eniip-veth|vpc|eni-exclusive|eniip-ipvlan|trunk] [--instance-type TYPE] [--pool-min N] [--pool-max N] [--dual-stack] [--state FILE]
+ *   npm run lab -- [--nodes N] [--mode eniip-veth|vpc|eni-exclusive|eniip-ipvlan|trunk] [--instance-type TYPE] [--pool-min N] [--pool-max N] [--ip-stack ipv4|dual|ipv6] [--state FILE]
  *   npm run lab -- --soak CYCLES [--mode M] [--seed N] [--at-once N] [--json]
  */
 import { rmSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { METADATA_IP, OUTSIDE_IP } from "../cloud/fabric.ts";
-import { labMode } from "./modes.ts";
+import { METADATA_IP, OUTSIDE_IP, OUTSIDE_IP6 } from "../cloud/fabric.ts";
+import { labMode, labStack } from "./modes.ts";
 import { describeSoak, runSoak } from "./soak.ts";
 import { CNI_PATH, createWorld } from "./world.ts";
 
@@ -19,6 +19,7 @@ const { values } = parseArgs({
     "instance-type": { type: "string", default: "ecs.g7.xlarge" },
     "pool-min": { type: "string", default: "5" },
     "pool-max": { type: "string", default: "10" },
+    "ip-stack": { type: "string" },
     "dual-stack": { type: "boolean", default: false },
     state: { type: "string" },
     soak: { type: "string" },
@@ -29,6 +30,7 @@ const { values } = parseArgs({
 });
 
 const mode = labMode(values.mode);
+const ipStack = labStack(values["ip-stack"] ?? (values["dual-stack"] ? "dual" : "ipv4"));
 
 function count(name: string, text: string): number {
   const n = Number(text);
@@ -56,7 +58,7 @@ const world = await createWorld({
   instanceType: values["instance-type"],
   poolMin: Number(values["pool-min"]),
   poolMax: Number(values["pool-max"]),
-  dualStack: values["dual-stack"],
+  ipStack,
 });
 
 let closing = false;
@@ -79,6 +81,7 @@ const state = {
     accessKeySecret: "emulated-secret",
   },
   mode,
+  ipStack,
   nodes: world.nodes.map((n) => ({
     name: n.name,
     netns: n.netns,
@@ -94,9 +97,10 @@ const state = {
 };
 if (values.state !== undefined) writeFileSync(values.state, `${JSON.stringify(state, null, 2)}\n`);
 
+const outside = ipStack === "ipv6" ? OUTSIDE_IP6 : OUTSIDE_IP;
 const node = state.nodes[0];
 process.stdout.write(`
-An emulated VPC with ${state.nodes.length} nodes is up (${mode}). API ${state.cloud.endpoint}; inside the nodes metadata ${METADATA_IP}; the world outside ${OUTSIDE_IP}.
+An emulated VPC with ${state.nodes.length} nodes is up (${mode}, ${ipStack}). API ${state.cloud.endpoint}; inside the nodes metadata ${METADATA_IP}; the world outside ${outside}.
 ${state.nodes.map((n) => `  ${n.name}  ${n.zone}  netns ${n.netns}  store ${n.store}  agent pid ${n.agentPid}`).join("\n")}
 
 Add a pod on ${node?.name}:
@@ -104,7 +108,7 @@ Add a pod on ${node?.name}:
   jq '.plugins[0] + {cniVersion, name}' ${node?.conflist} | \\
     CNI_COMMAND=ADD CNI_CONTAINERID=mypod CNI_NETNS=/run/netns/mypod CNI_IFNAME=eth0 CNI_PATH=${node?.cniPath} \\
     nsenter --net=${node?.netns} dist/cni/terway-eni
-  ip netns exec mypod ping -c1 ${OUTSIDE_IP}
+  ip netns exec mypod ping -c1 ${outside}
 Look at it:
   npx terway-cli show --store ${node?.store}
   npx terway-cli journal --store ${node?.store}

@@ -1,9 +1,17 @@
 /** The modes that lab and demo take, and whether this kernel can do them. */
 import { MODES } from "../../ipam/conflist/modes.ts";
+import { IP_STACKS, type IpStack } from "../../shared/config/instance-limits.ts";
 import { tryFeature } from "../kernel/features.ts";
 import type { LabMode } from "./world.ts";
 
 export const LAB_MODES: readonly LabMode[] = ["eniip-veth", "eniip-ipvlan", "eni-exclusive", "trunk", "vpc"];
+
+/** @throws when there is no such stack. */
+export function labStack(name: string): IpStack {
+  const stack = IP_STACKS.find((s) => s === name);
+  if (stack === undefined) throw new Error(`--ip-stack ${name} is not known: use ${IP_STACKS.join(", ")}`);
+  return stack;
+}
 
 /** @throws when there is no such mode, or this kernel cannot do it: with the reason and the way out. */
 export function labMode(name: string): LabMode {

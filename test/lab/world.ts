@@ -7,6 +7,7 @@ import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, 
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { familiesOf, type IpStack } from "../../shared/config/instance-limits.ts";
 import { type Cloud, type CloudOptions, createCloud, DEFAULT_SECURITY_GROUP } from "../cloud/cloud.ts";
 import type { Instance } from "../cloud/model.ts";
 import { createNetns, type Netns } from "../cloud/netns.ts";
@@ -35,7 +36,8 @@ export interface WorldOptions {
   readonly instanceType: string;
   readonly poolMin: number;
   readonly poolMax: number;
-  readonly dualStack?: boolean;
+  /** Absent: ipv4. */
+  readonly ipStack?: IpStack;
   readonly cooldownSeconds?: number;
   /** More keys of eni_conf. */
   readonly eniConf?: Readonly<Record<string, unknown>>;
@@ -106,16 +108,27 @@ function conflistOf(options: WorldOptions, store: string, logDir: string): Confl
   return { ...shipped, cniVersion: chained.includes("portmap") ? shipped.cniVersion : "1.1.0", plugins };
 }
 
+/** Services of each family in use. */
+export function serviceCidrs(stack: IpStack): readonly string[] {
+  return familiesOf(stack).map((family) => (family === 4 ? "172.16.0.0/16" : "fd00:16::/108"));
+}
+
+/** Of a node in VPC mode. */
+function podCidrs(stack: IpStack, node: number): readonly string[] {
+  return familiesOf(stack).map((family) => (family === 4 ? `172.20.${node}.0/24` : `fd00:20:0:${node}::/64`));
+}
+
 export async function createWorld(options: WorldOptions): Promise<World> {
   const dir = mkdtempSync(join(tmpdir(), "terway-world-"));
+  const has6 = (options.ipStack ?? "ipv4") !== "ipv4";
   const cloud = await createCloud({
     prefix: options.prefix,
     fabric: true,
-    ipv6: options.dualStack ?? false,
+    ipv6: has6,
     ...options.cloud,
   });
   for (const [i, zone] of ZONES.entries()) {
-    const six = (n: number) => (options.dualStack ? { cidr6: `2408:4000:0:${n}::/64` } : {});
+    const six = (n: number) => (has6 ? { cidr6: `2408:4000:0:${n}::/64` } : {});
     cloud.model.addVSwitch({ id: `vsw-node-${i}`, zone, cidr: `10.${i}.0.0/24`, ...six(i + 1) });
     cloud.model.addVSwitch({ id: `vsw-pod-${i}`, zone, cidr: `10.${i + 10}.0.0/20`, ...six(i + 17) });
   }
@@ -149,6 +162,7 @@ function createNode(
   index: number,
   pods: Set<WorldPod>,
 ): WorldNode {
+  const { ipStack = "ipv4" } = options;
   const zoneIndex = index % ZONES.length;
   const name = `node-${index + 1}`;
   const instance = cloud.addInstance({ name, type: options.instanceType, vswitchId: `vsw-node-${zoneIndex}` });
@@ -166,7 +180,7 @@ function createNode(
       version: "1",
       network_mode: NETWORK_MODES[options.mode],
       security_group: DEFAULT_SECURITY_GROUP,
-      service_cidr: "172.16.0.0/16",
+      service_cidr: serviceCidrs(ipStack).join(","),
       vswitches: Object.fromEntries(ZONES.map((zone, i) => [zone, [`vsw-pod-${i}`]])),
       max_pool_size: options.poolMax,
       min_pool_size: options.poolMin,
@@ -206,8 +220,9 @@ function createNode(
         "--metrics",
         metricsAddress,
         ...(options.reconcileSeconds === undefined ? [] : ["--reconcile-seconds", String(options.reconcileSeconds)]),
-        ...(options.mode === "vpc" ? ["--pod-cidr", `172.20.${index}.0/24`] : []),
-        ...(options.dualStack ? ["--ip-stack", "dual"] : []),
+        ...(options.mode === "vpc" ? podCidrs(ipStack, index).flatMap((cidr) => ["--pod-cidr", cidr]) : []),
+        "--ip-stack",
+        ipStack,
       ];
       const endpoint = `http://${cloud.inside.apiEndpoint}`;
       node.agent = inNetns(netns, () =>

@@ -36,6 +36,8 @@ export const RTN_UNREACHABLE = 7;
 
 export const RTPROT_BOOT = 3;
 export const RTPROT_STATIC = 4;
+/** Learned by a router advertisement. */
+export const RTPROT_RA = 9;
 
 export const RT_SCOPE_UNIVERSE = 0;
 export const RT_SCOPE_LINK = 253;
