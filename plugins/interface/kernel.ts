@@ -16,8 +16,10 @@ import { parseIp } from "../../shared/net/ip.ts";
 import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
 import { deleteLink } from "../../shared/netlink/delete-link.ts";
 import { getLink, isRunning, isUp, linkIndexOf, parseLink } from "../../shared/netlink/rtnl/link.ts";
+import { getRouteTo, parseRoute } from "../../shared/netlink/rtnl/route.ts";
 import { NetlinkError, type NetlinkSocket, type Outcome, openNetlink } from "../../shared/netlink/socket.ts";
 import { NETLINK_NETFILTER } from "../../shared/netlink/uapi/netlink.ts";
+import { RTN_LOCAL } from "../../shared/netlink/uapi/rtnetlink.ts";
 import { isErrno, type Sys } from "../../shared/sys/sys.ts";
 import { findByMac, inKernel, inNetns, notOurs } from "./in-kernel.ts";
 import type { PodNetns } from "./netns.ts";
@@ -43,6 +45,7 @@ export function build(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodL
       pod.apply(podRequests(link, indexOf(veth), up && indexOf(up)));
       host.apply(hostRequests(link, hostIndex));
       awaitQueue(sys, pod, indexOf(veth));
+      awaitLocal(sys, pod, link);
     });
   } finally {
     pod.close();
@@ -60,6 +63,7 @@ function prepareIpv6(sys: Sys, netns: PodNetns, link: PodLink): void {
 }
 
 const QUEUE_WAIT_MS = 1000;
+const LOCAL_WAIT_MS = 1000;
 
 /**
  * The pod's end came up first, when it had no carrier. The kernel gives it a queue later, from a worker (linkwatch), and
@@ -72,6 +76,23 @@ function awaitQueue(sys: Sys, pod: NetlinkSocket, index: number): void {
     const [reply] = asked?.ok ? asked.replies : [];
     if (reply === undefined || isRunning(reply)) return;
     sys.pollIn([], 1);
+  }
+}
+
+/**
+ * The kernel lets a worker finish a new IPv6 address, also one without duplicate detection (addrconf_dad_work): until then
+ * it can be bound to, but what is sent to it is not the pod's.
+ */
+function awaitLocal(sys: Sys, pod: NetlinkSocket, link: PodLink): void {
+  for (const { address } of link.addresses) {
+    if (!address.includes(":")) continue;
+    const request = getRouteTo(parseIp(address));
+    for (let waitedMs = 0; waitedMs < LOCAL_WAIT_MS; waitedMs++) {
+      const [asked] = pod.transact([request]);
+      const [reply] = asked?.ok ? asked.replies : [];
+      if (reply !== undefined && parseRoute(reply).type === RTN_LOCAL) break;
+      sys.pollIn([], 1);
+    }
   }
 }
 

@@ -99,6 +99,22 @@ export function getRoutes(family: Family, table?: number): Request {
   };
 }
 
+/** ip route get ADDRESS: where a packet to it would go. */
+export function getRouteTo(ip: Ip): Request {
+  return {
+    type: R.RTM_GETROUTE,
+    flags: 0,
+    write(w) {
+      w.u8(familyNumber(ip));
+      w.u8(ip.bytes.length * 8);
+      for (let i = 0; i < 6; i++) w.u8(0);
+      w.u32(0);
+      w.attrBytes(R.RTA_DST, ip.bytes);
+    },
+    describe: () => `ip route get ${formatIp(ip)}`,
+  };
+}
+
 export interface RouteEntry {
   readonly dst: Cidr;
   readonly gateway: Ip | undefined;
