@@ -15,9 +15,9 @@ const FORWARDING = { 4: "net/ipv4/ip_forward", 6: "net/ipv6/conf/all/forwarding"
 const QUIET = ["accept_dad", "accept_ra"] as const;
 
 /** @returns The value before; undefined where there is no IPv6, or no such link. */
-function write(sys: Sys, of: string, name: string, value: string): string | undefined {
+function write(sys: Sys, link: string, name: string, value: string): string | undefined {
   try {
-    return writeSysctl(sys, `net/ipv6/conf/${of}/${name}`, value);
+    return writeSysctl(sys, `net/ipv6/conf/${link}/${name}`, value);
   } catch (error) {
     if (isErrno(error, "ENOENT")) return undefined;
     throw error;
@@ -29,16 +29,16 @@ function write(sys: Sys, of: string, name: string, value: string): string | unde
  *
  * @returns What was otherwise, one line each.
  */
-export function quietLink(sys: Sys, of: string): string[] {
+export function quietLink(sys: Sys, link: string): string[] {
   return QUIET.flatMap((name) => {
-    const before = write(sys, of, name, "0");
-    return before === undefined || before === "0" ? [] : [`net/ipv6/conf/${of}/${name} was ${before}`];
+    const before = write(sys, link, name, "0");
+    return before === undefined || before === "0" ? [] : [`net/ipv6/conf/${link}/${name} was ${before}`];
   });
 }
 
 /** Of a pod with an IPv6 address: some runtimes make sandboxes without IPv6. Before its links are made. */
 export function allowIpv6(sys: Sys): void {
-  for (const of of ["default", "lo"]) write(sys, of, "disable_ipv6", "0");
+  for (const link of ["default", "lo"]) write(sys, link, "disable_ipv6", "0");
 }
 
 /**
