@@ -26,7 +26,7 @@ afterAll(async () => {
 const bare = (cidr: string | undefined) => cidr?.split("/")[0] ?? "";
 
 describe("VPC mode", inMode("vpc"), () => {
-  it("routes each node's pod range, with one entry a node in the VPC's table", async () => {
+  it("routes each node's pod ranges, with one entry a node and family in the VPC's table", async () => {
     const world = await createWorld({
       prefix: `v${process.pid % 10000}`,
       nodes: 2,
@@ -34,15 +34,16 @@ describe("VPC mode", inMode("vpc"), () => {
       instanceType: "ecs.g7.large",
       poolMin: 0,
       poolMax: 5,
+      ipStack: "dual",
       cloud: { mtuBytes: 1450 },
     });
     worlds.push(world);
     const [a, b] = world.nodes;
     if (!a || !b) throw new Error("two nodes");
     await until(
-      "both routes",
+      "the routes",
       20_000,
-      () => [...world.cloud.model.routes.values()].filter((r) => r.status === "Available").length === 2,
+      () => [...world.cloud.model.routes.values()].filter((r) => r.status === "Available").length === 4,
     );
     const pods = [a.newPod(), a.newPod(), b.newPod()];
     const results = [
@@ -50,15 +51,31 @@ describe("VPC mode", inMode("vpc"), () => {
       await a.runtime.add(pods[1] ?? a.newPod()),
       await until("a pod", 15_000, () => b.runtime.add(pods[2] ?? b.newPod()).catch(() => undefined)),
     ];
-    const ips = results.map((r) => r.result.ips?.[0]?.address);
-    expect(ips.map((x) => x?.replace(/\d+\/24$/, "0/24"))).toEqual(["172.20.0.0/24", "172.20.0.0/24", "172.20.1.0/24"]);
-    const reach = [
-      await ping(pods[0]?.netns ?? "", bare(ips[1])),
-      await ping(pods[0]?.netns ?? "", bare(ips[2])),
-      await ping(pods[2]?.netns ?? "", bare(ips[0])),
-      await ping(pods[2]?.netns ?? "", OUTSIDE_IP),
-    ];
-    expect(reach).toEqual([true, true, true, true]);
+    const four = results.map((r) => r.result.ips?.[0]?.address);
+    expect(four.map((x) => x?.replace(/\d+\/24$/, "0/24"))).toEqual([
+      "172.20.0.0/24",
+      "172.20.0.0/24",
+      "172.20.1.0/24",
+    ]);
+    const six = results.map((r) => r.result.ips?.[1]?.address);
+    expect(six.map((x) => x?.replace(/::\w+\/64$/, "::/64"))).toEqual([
+      "fd00:20::/64",
+      "fd00:20::/64",
+      "fd00:20:0:1::/64",
+    ]);
+    for (const [ips, outside] of [
+      [four, OUTSIDE_IP],
+      [six, OUTSIDE_IP6],
+    ] as const) {
+      const reach = [
+        await ping(pods[0]?.netns ?? "", bare(ips[1])),
+        await ping(pods[0]?.netns ?? "", bare(ips[2])),
+        await ping(pods[2]?.netns ?? "", bare(ips[0])),
+        await ping(pods[2]?.netns ?? "", outside),
+        await ping(a.netns, bare(ips[0])),
+      ];
+      expect(reach).toEqual([true, true, true, true, true]);
+    }
     // As the node's own link (F-41).
     expect(runTool("ip", ["-n", pods[0]?.ns.name ?? "", "link", "show", "eth0"])).toContain(" mtu 1450 ");
     await a.runtime.check(pods[0] ?? a.newPod());
