@@ -142,7 +142,7 @@ function callsOf(peer: Peer, verb: string, pods: readonly Netns[]): Call[] {
 }
 
 /** The benchmark of one part, in a process of its own. */
-function partFigures(part: "store" | "policy" | "bandwidth") {
+function partFigures(part: "store" | "policy" | "packets" | "chained" | "bandwidth") {
   const out = spawnSync(
     process.execPath,
     ["--disable-warning=ExperimentalWarning", join(root, `test/bench/${part}.ts`), "--json"],
@@ -224,6 +224,8 @@ function main(): void {
       results,
       store: partFigures("store"),
       policy: partFigures("policy"),
+      packets: partFigures("packets"),
+      chained: partFigures("chained"),
       bandwidth: partFigures("bandwidth"),
       executableMB: sizes,
     });
@@ -240,6 +242,8 @@ interface Report {
   readonly results: readonly { readonly concurrency: number; readonly add: Pair; readonly del: Pair }[];
   readonly store: Readonly<Record<string, unknown>>;
   readonly policy: Readonly<Record<string, unknown>>;
+  readonly packets: Readonly<Record<string, unknown>>;
+  readonly chained: Readonly<Record<string, unknown>>;
   readonly bandwidth: Readonly<Record<string, unknown>>;
   readonly executableMB: Readonly<Record<string, number>>;
 }
@@ -280,6 +284,8 @@ function report(r: Report): void {
   );
   out.write(`store: ${JSON.stringify(r.store)}\n`);
   out.write(`policy: ${JSON.stringify(r.policy)}\n`);
+  out.write(`packets: ${JSON.stringify(r.packets)}\n`);
+  out.write(`both chained plugins: ${JSON.stringify(r.chained)}\n`);
   out.write(`bandwidth: ${JSON.stringify(r.bandwidth)}\n`);
   if (values.json) process.stdout.write(`${JSON.stringify(r)}\n`);
 }
