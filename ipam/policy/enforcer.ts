@@ -62,7 +62,12 @@ export interface Enforcer {
   readonly compiled: CompiledPolicy | undefined;
   /** Brings store and kernel to it. @throws {NetlinkError} When the kernel refuses; the store has it then. */
   bring(compiled: CompiledPolicy): Enforced;
-  /** Compares with the whole of what the kernel has, and mends. @returns What was wrong, one line each. */
+  /**
+   * Compares with the whole of what the kernel has, and mends. Where judging itself was away (a flushed table or chain),
+   * connections that began meanwhile and are not allowed end, whatever `cutEstablished` says.
+   *
+   * @returns What was wrong, one line each.
+   */
   mend(): readonly string[];
   /** Somebody else may have written the store's compiled policy. @returns Whether it is another one now. */
   reread(): boolean;
@@ -73,6 +78,11 @@ export interface EnforcerOptions {
   readonly logDrops?: boolean | undefined;
   /** A changed policy also ends connections that it no longer allows. Reads all connections at every change. */
   readonly cutEstablished?: boolean;
+}
+
+/** Packets passed that should have been judged. */
+function isHole(what: string): boolean {
+  return /^(table|chain) .*(is missing$|was changed:)/.test(what);
 }
 
 /** @param nft undefined: the store only. */
@@ -98,11 +108,14 @@ export function createEnforcer(store: Store, nft: NftSocket | undefined, given: 
     programmed = undefined; // unless it succeeds, what is there is not known
     const report = programPolicy(nft, desired, from);
     programmed = report.programmed;
-    const cut = given.cutEstablished === true;
-    const changed = [...report.changed, ...inside.bring(wanted, { verify: from === undefined, cut })];
-    if (cut && report.changed.length > 0)
-      changed.push(...cutDenied(nft, desired(), ownAddresses()).map((text) => `cut ${text}`));
+    const always = given.cutEstablished === true;
+    const changed = [...report.changed, ...inside.bring(wanted, { verify: from === undefined, cut: always })];
+    if (always && report.changed.length > 0) changed.push(...cut(nft, wanted));
     return changed;
+  }
+
+  function cut(tables: NftSocket, wanted: CompiledPolicy): string[] {
+    return cutDenied(tables, { compiled: wanted, pods: localPods() }, ownAddresses()).map((text) => `cut ${text}`);
   }
 
   return {
@@ -115,7 +128,11 @@ export function createEnforcer(store: Store, nft: NftSocket | undefined, given: 
       compiled = next;
       return { rows, changed: program(programmed) };
     },
-    mend: () => program(undefined),
+    mend() {
+      const changed = program(undefined);
+      if (compiled === undefined || nft === undefined || given.cutEstablished || !changed.some(isHole)) return changed;
+      return [...changed, ...cut(nft, compiled)];
+    },
     reread() {
       if (getPolicyRevision(db) === compiled?.revision) return false;
       compiled = getCompiled(db);

@@ -13,7 +13,7 @@ import { openNft } from "../../shared/netlink/nft/socket.ts";
 import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
 import { programPolicy } from "../../shared/policy/program.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
-import { throughput } from "../lab/iperf.ts";
+import { throughputPerCpu } from "../lab/iperf.ts";
 import { createVethNode, type VethPod } from "../lab/veth-node.ts";
 import { inNetns } from "../runtime/exec.ts";
 import { percentile } from "./percentile.ts";
@@ -30,7 +30,6 @@ const ROUNDS = Number(values.rounds);
 const FEW = 10;
 const MANY = Number(values.blocks);
 const CONNECTIONS = 2000;
-const _AT_ONCE = 16;
 const PACKETS = 40_000;
 const PORT = 7000;
 
@@ -104,8 +103,8 @@ try {
     for (const blocks of round % 2 === 0 ? [FEW, MANY] : [MANY, FEW]) {
       programPolicy(nft, () => ({ compiled: policyOf(blocks, client.ip4), pods }));
       const figures = {
-        "throughput, Mbit/s":
-          (await throughput({
+        "throughput, Mbit a second of CPU":
+          (await throughputPerCpu({
             server: server.ns.path,
             client: client.ns.path,
             address: server.ip4,
@@ -124,7 +123,11 @@ try {
   await node.close();
 }
 
-const report = ["throughput, Mbit/s", "connections a second of CPU", "denied packets a second of CPU"].map((what) => {
+const report = [
+  "throughput, Mbit a second of CPU",
+  "connections a second of CPU",
+  "denied packets a second of CPU",
+].map((what) => {
   const [few, many] = [FEW, MANY].map((n) => percentile(seen.get(`${what} ${n}`) ?? [], 50)) as [number, number];
   return { what, few: Math.round(few), many: Math.round(many), ratio: Number((many / few).toFixed(3)) };
 });

@@ -24,6 +24,8 @@ interface Report {
   readonly end?: {
     readonly sum_received?: { readonly bits_per_second: number };
     readonly sum?: { readonly bits_per_second: number };
+    /** Of both ends. */
+    readonly cpu_utilization_percent?: { readonly host_total: number; readonly remote_total: number };
   };
   readonly intervals?: readonly { readonly sum: { readonly bits_per_second: number } }[];
 }
@@ -76,6 +78,13 @@ async function run(m: Measurement): Promise<Report> {
 export async function throughput(m: Measurement): Promise<number> {
   const { end } = await run(m);
   return end?.sum_received?.bits_per_second ?? end?.sum?.bits_per_second ?? 0;
+}
+
+/** What the receiver got for each second of CPU time of both ends, bits: what else runs here hardly counts. */
+export async function throughputPerCpu(m: Measurement): Promise<number> {
+  const { end } = await run(m);
+  const { host_total = 0, remote_total = 0 } = end?.cpu_utilization_percent ?? {};
+  return (end?.sum_received?.bits_per_second ?? 0) / ((host_total + remote_total) / 100);
 }
 
 /** Second by second, as the client saw it; the first second is left out. */

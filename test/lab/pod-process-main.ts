@@ -5,7 +5,7 @@
 import { createSocket, type Socket as UdpSocket } from "node:dgram";
 import { connect, createServer, type Socket } from "node:net";
 import { createInterface } from "node:readline";
-import type { PodAnswer, PodQuestion } from "./pod-process.ts";
+import type { PodAnswer, PodQuestion, StreamReport } from "./pod-process.ts";
 
 const answer = (a: PodAnswer): void => {
   process.stdout.write(`${JSON.stringify(a)}\n`);
@@ -66,7 +66,8 @@ function probeUdp(host: string, port: number, timeoutMs: number): Promise<boolea
 const DRAIN_MS = 500;
 
 interface Stream {
-  readonly stop: () => Promise<{ readonly sent: number; readonly echoed: number; readonly longestGapMs: number }>;
+  readonly count: () => StreamReport;
+  readonly stop: () => Promise<StreamReport>;
 }
 
 /** One UDP packet a millisecond, or one TCP byte; what does not come back is lost. */
@@ -89,7 +90,9 @@ function stream(protocol: "tcp" | "udp", host: string, port: number): Promise<St
         if (udp) udp.send("x", port, host);
         else tcp?.write("x");
       }, 1);
+      const count = () => ({ sent, echoed, longestGapMs: Math.max(longestGapMs, performance.now() - last) });
       resolve({
+        count,
         stop: async () => {
           clearInterval(timer);
           // What was sent last is on its way.
@@ -97,7 +100,7 @@ function stream(protocol: "tcp" | "udp", host: string, port: number): Promise<St
           while (echoed < sent && performance.now() < deadline) await new Promise((r) => setTimeout(r, 10));
           udp?.close();
           tcp?.destroy();
-          return { sent, echoed, longestGapMs: Math.max(longestGapMs, performance.now() - last) };
+          return count();
         },
       });
     };
@@ -130,6 +133,8 @@ async function handle(q: PodQuestion): Promise<void> {
     case "stream":
       streams.set(q.id, await stream(q.protocol, q.host, q.port));
       return answer({ id: q.id, reached: true });
+    case "count":
+      return answer({ id: q.id, reached: true, ...streams.get(q.stream)?.count() });
     case "pause": {
       const found = streams.get(q.stream);
       streams.delete(q.stream);

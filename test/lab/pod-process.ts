@@ -15,6 +15,7 @@ export type PodQuestion = { readonly id: number } & (
     }
   | { readonly ask: "stream"; readonly protocol: "tcp" | "udp"; readonly host: string; readonly port: number }
   | { readonly ask: "pause"; readonly stream: number }
+  | { readonly ask: "count"; readonly stream: number }
 );
 
 export interface StreamReport {
@@ -25,13 +26,19 @@ export interface StreamReport {
 
 export type PodAnswer = { readonly id: number; readonly reached: boolean } & Partial<StreamReport>;
 
+export interface PodStream {
+  /** So far. */
+  count(): Promise<StreamReport>;
+  stop(): Promise<StreamReport>;
+}
+
 export interface PodProcess {
   /** Echo servers on these ports, TCP and UDP, both families. */
   serve(ports: readonly number[]): Promise<void>;
   /** Whether an echo came back. */
   probe(protocol: "tcp" | "udp", host: string, port: number, timeoutMs?: number): Promise<boolean>;
   /** A packet a millisecond over one flow, until stopped. */
-  stream(protocol: "tcp" | "udp", host: string, port: number): Promise<{ stop(): Promise<StreamReport> }>;
+  stream(protocol: "tcp" | "udp", host: string, port: number): Promise<PodStream>;
   close(): Promise<void>;
 }
 
@@ -71,12 +78,11 @@ export async function startPodProcess(netns: string): Promise<PodProcess> {
       (await ask({ ask: "probe", protocol, host, port, timeoutMs })).reached,
     async stream(protocol, host, port) {
       const { id } = await ask({ ask: "stream", protocol, host, port });
-      return {
-        stop: async () => {
-          const { sent = 0, echoed = 0, longestGapMs = 0 } = await ask({ ask: "pause", stream: id });
-          return { sent, echoed, longestGapMs };
-        },
+      const report = async (verb: "pause" | "count") => {
+        const { sent = 0, echoed = 0, longestGapMs = 0 } = await ask({ ask: verb, stream: id });
+        return { sent, echoed, longestGapMs };
       };
+      return { count: () => report("count"), stop: () => report("pause") };
     },
     close: () =>
       new Promise((resolve) => {

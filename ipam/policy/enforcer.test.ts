@@ -1,0 +1,173 @@
+/** The agent ends at any instant of an update: what the kernel then has is the old or the new, and the next agent arrives. */
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
+import { delTable } from "../../shared/netlink/nft/table.ts";
+import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
+import { POLICY_TABLE } from "../../shared/policy/names.ts";
+import { policyProblems, removePolicy } from "../../shared/policy/program.ts";
+import { readTable } from "../../shared/policy/read.ts";
+import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
+import { createNetns, type Netns } from "../../test/cloud/netns.ts";
+import { inNetns } from "../../test/runtime/exec.ts";
+import { openStore, type Store } from "../store/open.ts";
+import { getCompiled, listLocalPods, putPolicyAddress } from "../store/policy.ts";
+import { inTransaction } from "../store/transaction.ts";
+import { createEnforcer } from "./enforcer.ts";
+
+let node: Netns;
+let nft: NftSocket;
+let root: string;
+let store: Store;
+
+beforeAll(() => {
+  node = createNetns(`pe${process.pid % 10000}`);
+  nft = inNetns(node.path, () => openNft(nodeSys));
+});
+beforeEach(() => {
+  removePolicy(nft);
+  if (root !== undefined) close();
+  root = mkdtempSync(join(tmpdir(), "terway-enforcer-"));
+  store = openStore({ sys: nodeSys, openSql: openNodeSql }, join(root, "ipam.db"));
+  for (const i of [1, 2])
+    inTransaction(store.db, () =>
+      putPolicyAddress(store.db, {
+        network: "net",
+        containerId: `c${i}`,
+        ifname: "eth0",
+        address: `10.9.0.${i}`,
+        namespace: "d",
+        name: `p${i}`,
+        posture: "deny",
+        sinceMs: 0,
+      }),
+    );
+});
+function close(): void {
+  store.db.close();
+  rmSync(root, { recursive: true, force: true });
+}
+afterAll(() => {
+  close();
+  nft.close();
+  node.close();
+});
+
+/** Both pods under the n-th profile, whose two sets hold the n-th addresses. */
+function policy(n: number, revision: number): CompiledPolicy {
+  const peers = ["left", "right"];
+  return {
+    revision,
+    sets: peers.map((id, i) => ({ id, cidrs: [`192.0.${n}.${i}/32`, `198.51.${n}.${i}/32`] })),
+    endpointSets: [],
+    profiles: [
+      {
+        id: `profile-${n}`,
+        direction: "ingress",
+        admin: [],
+        policies: [{ verdict: "accept", peers, origin: `NetworkPolicy d/x${n} ingress[0]` }],
+        baseline: [],
+      },
+    ],
+    pods: [1, 2].map((i) => ({ namespace: "d", name: `p${i}`, ingress: `profile-${n}` })),
+  };
+}
+
+/** What packets meet: verdicts of both pods, and the members of both sets. */
+function inForce(): unknown {
+  const sets = readTable(nft)?.sets;
+  return [sets?.get("to4")?.elements, sets?.get("a4-left")?.elements, sets?.get("a4-right")?.elements];
+}
+const meaning = (n: number) => [
+  [1, 2].map((i) => `10.9.0.${i} : goto in-profile-${n}`),
+  ...[0, 1].map((i) => [`192.0.${n}.${i}/32`, `198.51.${n}.${i}/32`]),
+];
+
+/** Ends with an exception at the n-th batch, before or after the kernel has it. Nothing comes after a death. */
+function mortal(dieAt: number, after: boolean): NftSocket {
+  let batches = 0;
+  return {
+    ...nft,
+    commit(requests, generation) {
+      batches += 1;
+      if (batches === dieAt && !after) throw new RangeError("killed");
+      nft.commit(requests, generation);
+      if (batches === dieAt) throw new RangeError("killed");
+    },
+  };
+}
+
+describe("an agent that is killed in the middle of an update", () => {
+  it.each([
+    [1, false],
+    [1, true],
+    [2, false],
+    [2, true],
+  ])("at batch %i, sent: %s, leaves the old rules or the new ones, and the next one arrives", (dieAt, after) => {
+    createEnforcer(store, nft).bring(policy(1, 1));
+    expect(inForce()).toEqual(meaning(1));
+    const agent = createEnforcer(store, mortal(dieAt, after));
+    expect(() => agent.bring(policy(2, 2))).toThrow("killed");
+    const done = dieAt === 2 && after;
+    expect(inForce()).toEqual(meaning(done ? 2 : 1));
+    // The store has it already: the next agent, without any folder, goes on from there.
+    const next = createEnforcer(store, nft);
+    expect(next.compiled).toEqual(policy(2, 2));
+    expect(next.mend().length > 0).toBe(!done);
+    expect(inForce()).toEqual(meaning(2));
+    expect(policyProblems(nft, { compiled: policy(2, 2), pods: listLocalPods(store.db) })).toEqual([]);
+  });
+
+  it("has all of the store's change or nothing of it", () => {
+    createEnforcer(store, nft).bring(policy(1, 1));
+    const db: Store["db"] = {
+      ...store.db,
+      exec: (sql) => store.db.exec(sql),
+      all: (sql, params) => store.db.all(sql, params),
+      get: (sql, params) => store.db.get(sql, params),
+      run(sql, params) {
+        if (sql.includes("policy_revision")) throw new RangeError("killed");
+        return store.db.run(sql, params);
+      },
+    };
+    expect(() => createEnforcer({ ...store, db }, nft).bring(policy(2, 2))).toThrow("killed");
+    expect(getCompiled(store.db)).toEqual(policy(1, 1));
+    expect(inForce()).toEqual(meaning(1));
+  });
+});
+
+describe("what others do", () => {
+  it("is seen by the generation: without it nothing is read back, with it all that pods change", () => {
+    let dumps = 0;
+    const counting: NftSocket = {
+      ...nft,
+      dump(request) {
+        dumps += 1;
+        return nft.dump(request);
+      },
+    };
+    const agent = createEnforcer(store, counting);
+    agent.bring(policy(1, 1));
+    dumps = 0;
+    agent.bring(policy(2, 2));
+    expect(dumps).toBe(0);
+    const other = createEnforcer(store, nft);
+    expect(other.mend()).toEqual([]); // only looks
+    agent.bring(policy(3, 3));
+    expect(dumps).toBe(0);
+    nft.commit([delTable(POLICY_TABLE)]);
+    expect(agent.bring(policy(4, 4)).changed.join()).toContain("table inet terway-policy is missing");
+    expect(inForce()).toEqual(meaning(4));
+  });
+
+  it("does not make the store's rows be taken for ours: what another wrote there is compared", () => {
+    const agent = createEnforcer(store, nft);
+    agent.bring(policy(1, 1));
+    createEnforcer(store, nft).bring(policy(7, 2)); // `policy sync`, say
+    agent.bring(policy(1, 3));
+    expect(getCompiled(store.db)).toEqual(policy(1, 3));
+    expect(inForce()).toEqual(meaning(1));
+  });
+});
