@@ -233,40 +233,58 @@ describe("a profile", () => {
 });
 
 describe("service traffic", () => {
-  it("is judged by the real backend, after DNAT", async () => {
+  /** VIP 172.16.0.10:8000 with the backend b:80, as kube-proxy's modes write it. */
+  const kinds: readonly (readonly [string, (b: string) => string, string])[] = [
+    [
+      "nftables",
+      (b) => `nft -f - <<E
+        table ip proxy {
+          chain pre { type nat hook prerouting priority dstnat; ip daddr 172.16.0.10 tcp dport 8000 dnat to ${b}:80; }
+          chain post { type nat hook postrouting priority srcnat; ip saddr ${b} ip daddr ${b} masquerade; }
+        }
+E`,
+      "nft delete table ip proxy",
+    ],
+    ...(["iptables-nft", "iptables-legacy"] as const).map(
+      (tool) =>
+        [
+          tool,
+          (b: string) => `${tool} -w -t nat -N KUBE-SVC && ${tool} -w -t nat -A PREROUTING -j KUBE-SVC &&
+            ${tool} -w -t nat -A KUBE-SVC -d 172.16.0.10 -p tcp --dport 8000 -j DNAT --to-destination ${b}:80 &&
+            ${tool} -w -t nat -A POSTROUTING -s ${b} -d ${b} -j MASQUERADE &&
+            ${tool} -w -A FORWARD -m conntrack --ctstate INVALID -j DROP && ${tool} -w -A FORWARD -j ACCEPT`,
+          `for t in nat filter; do ${tool} -w -t $t -F; ${tool} -w -t $t -X; nft delete table ip $t 2>&- || true; done`,
+        ] as const,
+    ),
+  ];
+
+  it.each(kinds)("is judged by the real backend, after DNAT, with rules by %s (F-38)", async (_kind, rules, undo) => {
     const b = node.pod("b");
-    runTool(
-      "ip",
-      ["netns", "exec", node.ns.name, "nft", "-f", "-"],
-      `table ip proxy {
-         chain pre {
-           type nat hook prerouting priority dstnat; policy accept;
-           ip daddr 172.16.0.10 tcp dport 8000 dnat to ${b.ip4}:80
-         }
-         chain post {
-           type nat hook postrouting priority srcnat; policy accept;
-           ip saddr ${b.ip4} ip daddr ${b.ip4} masquerade
-         }
-       }`,
-    );
-    put(
-      compile({
-        sets: { a: both("a"), b: both("b"), service: ["172.16.0.10/32"] },
-        profiles: [
-          profile("to-b", "egress", {
-            policies: [rule("accept", { peers: ["b"], ports: [{ protocol: "tcp", first: 80, last: 80 }] })],
-          }),
-          profile("to-vip", "egress", { policies: [rule("accept", { peers: ["service"] })] }),
-          profile("from-a", "ingress", { policies: [rule("accept", { peers: ["a"] })] }),
-        ],
-        pods: { a: { egress: "to-b" }, b: { ingress: "from-a", egress: "to-vip" }, c: { egress: "to-vip" } },
-      }),
-    );
+    const onNode = (script: string) => runTool("ip", ["netns", "exec", node.ns.name, "sh", "-c", script]);
+    onNode(rules(b.ip4));
+    const policy = compile({
+      sets: { a: both("a"), b: both("b"), service: ["172.16.0.10/32"] },
+      profiles: [
+        profile("to-b", "egress", {
+          policies: [rule("accept", { peers: ["b"], ports: [{ protocol: "tcp", first: 80, last: 80 }] })],
+        }),
+        profile("to-vip", "egress", { policies: [rule("accept", { peers: ["service"] })] }),
+        profile("from-a", "ingress", { policies: [rule("accept", { peers: ["a"] })] }),
+      ],
+      pods: { a: { egress: "to-b" }, b: { ingress: "from-a", egress: "to-vip" }, c: { egress: "to-vip" } },
+    });
+    put(policy);
     // A pod is never kept from itself, whatever its policies say.
     expect(await node.pod("b").process.probe("tcp", "172.16.0.10", 8000)).toBe(true);
     expect(await node.pod("a").process.probe("tcp", "172.16.0.10", 8000)).toBe(true);
     expect(await node.pod("c").process.probe("tcp", "172.16.0.10", 8000)).toBe(false);
-    runTool("ip", ["netns", "exec", node.ns.name, "nft", "delete", "table", "ip", "proxy"]);
+    // Neither flushed ruleset of theirs nor of ours moves the order: it is by priority, not by who came first.
+    removePolicy(nft);
+    expect(await node.pod("c").process.probe("tcp", "172.16.0.10", 8000)).toBe(true);
+    put(policy);
+    expect(await node.pod("a").process.probe("tcp", "172.16.0.10", 8000)).toBe(true);
+    expect(await node.pod("c").process.probe("tcp", "172.16.0.10", 8000)).toBe(false);
+    onNode(undo);
   });
 });
 

@@ -5,11 +5,20 @@ import { startPolicy } from "../../ipam/agent/policy.ts";
 import { openStore } from "../../ipam/store/open.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 
-const { values } = parseArgs({ options: { store: { type: "string", default: "" }, dir: { type: "string" } } });
+const { values } = parseArgs({
+  options: {
+    store: { type: "string", default: "" },
+    dir: { type: "string" },
+    "cut-established": { type: "boolean", default: false },
+  },
+});
 const store = openStore({ sys: nodeSys, openSql: openNodeSql }, values.store);
 const log = (level: string, msg: string) => void process.stdout.write(`${JSON.stringify({ level, msg })}\n`);
 const manifests = values.dir === undefined ? undefined : openManifests({ log }, values.dir);
-const policy = startPolicy({ store, log }, { manifests, nodeName: "here", eniTags: {}, cutEstablished: false });
+const policy = startPolicy(
+  { store, log },
+  { manifests, nodeName: "here", eniTags: {}, cutEstablished: values["cut-established"] },
+);
 manifests?.start();
 log("info", "started");
 process.stdin.resume();
