@@ -5,17 +5,18 @@ import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { eniRoutes, eniRules } from "../../shared/datapath/eni-link.ts";
 import type { KernelView } from "../../shared/datapath/verify.ts";
+import { parseIp } from "../../shared/net/ip.ts";
 import { parseMac } from "../../shared/net/mac.ts";
 import { NSFS_MAGIC } from "../../shared/sys/linux.ts";
 import { openNodeSql, nodeSys as sys } from "../../shared/sys/node.ts";
 import { addAddress, listAddresses } from "../store/addresses.ts";
 import type { Attachment } from "../store/attachments.ts";
-import { getEni, type NewEni, upsertEni } from "../store/enis.ts";
+import { type EniState, getEni, listEnis, type NewEni, setEniState, upsertEni } from "../store/enis.ts";
 import { openStore, type Store } from "../store/open.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { isDead } from "./dead-pods.ts";
 import { holdRouted, holdsAny, releaseUnrouted } from "./kernel-leases.ts";
-import { eniProblems } from "./repair.ts";
+import { eniProblems, strayEniRules } from "./repair.ts";
 
 const NEW_ENI: NewEni = {
   id: "eni-1",
@@ -94,6 +95,26 @@ describe("an ENI's side of the node", () => {
   });
   it("is not judged without its link: the next look at the cloud says what became of it", () => {
     expect(eniProblems(eni(), view({ links: [], rules: [] }))).toEqual([]);
+  });
+});
+
+describe("rules of ENIs that are gone", () => {
+  const rule = (address: string, table: number, more: object = {}) => {
+    const ip = parseIp(address);
+    return { family: 4 as const, priority: 2049, from: { ip, prefixLength: 32 }, table, protocol: 84, ...more };
+  };
+  it("are told from those of ENIs that are here, and from other people's", () => {
+    const mine = rule("10.0.0.1", 17001);
+    const gone = rule("10.0.0.77", 17002);
+    const formerSlot = rule("10.0.0.1", 17003);
+    const foreign = [rule("10.0.0.78", 17002, { protocol: 4 }), rule("10.0.0.79", 17002, { priority: 3000 })];
+    const stray = (state: EniState) => {
+      setEniState(store.db, "eni-1", state);
+      return strayEniRules(listEnis(store.db), [mine, gone, ...foreign, formerSlot]);
+    };
+    expect(stray("ready")).toEqual([gone, formerSlot]);
+    expect(stray("attaching")).toEqual([gone, formerSlot]);
+    expect(stray("deleting")).toEqual([mine, gone, formerSlot]);
   });
 });
 

@@ -2,16 +2,18 @@
  * Puts back on the node what foreign hands removed: rules, routes, links' state. What should be there is in the store;
  * what is there comes from the kernel. Never touches the inside of a pod.
  */
+import { FROM_ENI_PRIORITY, PROTOCOL } from "../../shared/datapath/constants.ts";
 import { eniRequests, eniRoutes, eniRules } from "../../shared/datapath/eni-link.ts";
 import { enableForwarding, quietLink } from "../../shared/datapath/ipv6.ts";
 import { readKernelView } from "../../shared/datapath/kernel-view.ts";
 import { ensureNodeRules } from "../../shared/datapath/node-rules.ts";
 import { hostRequests, type PodLink } from "../../shared/datapath/pod-link.ts";
 import { sweepAddresses } from "../../shared/datapath/sweep.ts";
-import { hasRoute, hasRule, hostProblems, type KernelView } from "../../shared/datapath/verify.ts";
+import { hasRoute, hasRule, hostProblems, isSameRule, type KernelView } from "../../shared/datapath/verify.ts";
+import { accepting } from "../../shared/netlink/request.ts";
 import { getLink, isUp } from "../../shared/netlink/rtnl/link.ts";
 import { describeRoute } from "../../shared/netlink/rtnl/route.ts";
-import { describeRule } from "../../shared/netlink/rtnl/rule.ts";
+import { delRule, describeRule, type Rule } from "../../shared/netlink/rtnl/rule.ts";
 import { type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { listAttachments } from "../store/attachments.ts";
@@ -32,6 +34,14 @@ export function eniProblems(eni: Eni, view: KernelView): string[] {
   return problems;
 }
 
+/** Rules of ours for ENIs that are gone: the kernel takes an ENI's routes away with its link, and leaves its rules. Pure. */
+export function strayEniRules(enis: readonly Eni[], rules: readonly Rule[]): Rule[] {
+  const wanted = enis.filter((e) => hasNodeSide(e) && e.state !== "deleting").flatMap(eniRules);
+  return rules.filter(
+    (r) => r.priority === FROM_ENI_PRIORITY && r.protocol === PROTOCOL && !wanted.some((w) => isSameRule(r, w)),
+  );
+}
+
 /** @returns What was put back, one line each. */
 export function repairNode(ctx: AgentContext): string[] {
   const nl = openNetlink(nodeSys);
@@ -40,6 +50,7 @@ export function repairNode(ctx: AgentContext): string[] {
       ...enableForwarding(nodeSys, nl, forwardedFamilies(ctx)),
       ...ensureNodeRules(nodeSys, nl, nodeIpsOf(ctx)),
       ...repairEnis(ctx, nl),
+      ...removeStrayRules(ctx, nl),
       ...repairPods(ctx, nl),
     ];
   } finally {
@@ -72,6 +83,13 @@ function repairEnis(ctx: AgentContext, nl: NetlinkSocket): string[] {
     return problems;
   });
   return [...quieted, ...repaired];
+}
+
+function removeStrayRules(ctx: AgentContext, nl: NetlinkSocket): string[] {
+  const { rules } = readKernelView(nl); // before the store: what is set up later is not seen
+  const stray = strayEniRules(listEnis(ctx.store.db), rules);
+  nl.apply(stray.map((rule) => accepting(delRule(rule), "ENOENT")));
+  return stray.map((rule) => `rule of an ENI that is gone: ${describeRule(rule)}`);
 }
 
 function repairPods(ctx: AgentContext, nl: NetlinkSocket): string[] {

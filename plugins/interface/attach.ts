@@ -27,7 +27,7 @@ import { rangeSets, takeLease } from "../terway-ipam/lease.ts";
 import type { InterfaceConfig } from "./config.ts";
 import { inKernel } from "./in-kernel.ts";
 import { journal, journalRow } from "./journal.ts";
-import { build, forgetConnections, isBuilt, prepareEni } from "./kernel.ts";
+import { build, forgetConnections, isBuilt, isPrepared, prepareEni } from "./kernel.ts";
 import { openPodNetns, type PodNetns } from "./netns.ts";
 import { hostIfnameOf, planPodLink, resultOf, routedAddresses, sharedAddresses, uplinkAddresses } from "./plan.ts";
 import { undo } from "./remove.ts";
@@ -269,7 +269,7 @@ function refuseOthersNetns(w: Work, netns: PodNetns): void {
   }
 }
 
-/** After a boot node and ENI are not set up until the agent is there; a pod need not wait for it. */
+/** After a boot, or after the ENI was away, node and ENI are not set up until the agent is there; a pod need not wait for it. */
 function prepareOnce(w: Work, facts: Partial<NodeFacts>, { link, carrier: eni }: Planned): void {
   const { store, host } = w;
   const families = [...new Set(link.addresses.map((a) => parseIp(a.address).family))];
@@ -280,7 +280,7 @@ function prepareOnce(w: Work, facts: Partial<NodeFacts>, { link, carrier: eni }:
     });
     inTransaction(store.db, () => setFacts(store.db, { prepared_boot: store.bootId }));
   }
-  if (eni === undefined || eni.preparedBoot === store.bootId) return;
+  if (eni === undefined || (eni.preparedBoot === store.bootId && isPrepared(w.nl, eni))) return;
   const prepared = prepareEni(host.sys, w.nl, eni);
   inTransaction(store.db, () =>
     setEniLink(store.db, eni.id, { ...prepared, mtu: eni.mtu, preparedBoot: store.bootId }),
@@ -288,6 +288,6 @@ function prepareOnce(w: Work, facts: Partial<NodeFacts>, { link, carrier: eni }:
   host.log(w.config.logDir, {
     level: "info",
     op: "ADD",
-    msg: `set up ENI ${eni.id} (${prepared.ifname}) after a boot, before the agent`,
+    msg: `set up ENI ${eni.id} (${prepared.ifname}) before the agent`,
   });
 }

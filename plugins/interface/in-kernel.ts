@@ -30,6 +30,15 @@ export function notOurs(ifname: string): CniFailure {
   );
 }
 
+/** @param what The ENI, as it is known here. */
+export function noLink(what: string): CniFailure {
+  return new CniFailure(
+    CODE.tryAgainLater,
+    `${what} has no link on this node`,
+    "wait until the guest sees it, or look for it in another network namespace and give it back; the agent notices when the instance has lost it",
+  );
+}
+
 export function inNetns<T>(sys: Sys, netns: Pick<PodNetns, "fd" | "ownFd">, work: () => T): T {
   sys.setns(netns.fd, CLONE_NEWNET);
   try {

@@ -1,6 +1,5 @@
 /** Builds and removes a pod's interface in the kernel. Decides nothing: the plan comes from plan.ts. */
 import type { Eni } from "../../ipam/store/enis.ts";
-import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { eniRequests } from "../../shared/datapath/eni-link.ts";
 import { allowIpv6, quietLink } from "../../shared/datapath/ipv6.ts";
 import {
@@ -13,6 +12,7 @@ import {
 } from "../../shared/datapath/pod-link.ts";
 import { sweepAddresses } from "../../shared/datapath/sweep.ts";
 import { parseIp } from "../../shared/net/ip.ts";
+import { formatMac } from "../../shared/net/mac.ts";
 import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
 import { deleteLink } from "../../shared/netlink/delete-link.ts";
 import { getLink, isRunning, isUp, linkIndexOf, parseLink } from "../../shared/netlink/rtnl/link.ts";
@@ -21,7 +21,7 @@ import { NetlinkError, type NetlinkSocket, type Outcome, openNetlink } from "../
 import { NETLINK_NETFILTER } from "../../shared/netlink/uapi/netlink.ts";
 import { RTN_LOCAL } from "../../shared/netlink/uapi/rtnetlink.ts";
 import { isErrno, type Sys } from "../../shared/sys/sys.ts";
-import { findByMac, inKernel, inNetns, notOurs } from "./in-kernel.ts";
+import { findByMac, inKernel, inNetns, noLink, notOurs } from "./in-kernel.ts";
 import type { PodNetns } from "./netns.ts";
 import { makeUplink } from "./uplink.ts";
 
@@ -163,17 +163,22 @@ export interface PreparedLink {
   readonly ifindex: number;
 }
 
+/**
+ * Whether the link that was set up for the ENI is still there and up: detached, attached again or moved away since, it has
+ * no routes, and neither would the pod.
+ */
+export function isPrepared(host: NetlinkSocket, eni: Eni): boolean {
+  if (eni.ifindex === undefined) return false;
+  const [found] = host.transact([getLink({ index: eni.ifindex })]);
+  const link = found?.ok && found.replies[0] ? parseLink(found.replies[0]) : undefined;
+  return link !== undefined && isUp(link) && formatMac(link.mac) === eni.mac;
+}
+
 /** Finds the ENI's link by its MAC and sets it up. @throws {CniFailure} when the node has no such link. */
 export function prepareEni(sys: Sys, host: NetlinkSocket, eni: Eni): PreparedLink {
   return inKernel(`ENI ${eni.id}`, () => {
     const link = findByMac(host, eni.mac);
-    if (link === undefined) {
-      throw new CniFailure(
-        CODE.tryAgainLater,
-        `ENI ${eni.id} (${eni.mac}) has no link on this node`,
-        "wait until the guest sees it, or let the agent detach and attach it again",
-      );
-    }
+    if (link === undefined) throw noLink(`ENI ${eni.id} (${eni.mac})`);
     quietLink(sys, link.name);
     host.apply(eniRequests(eni, link.index));
     return { ifname: link.name, ifindex: link.index };

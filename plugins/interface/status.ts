@@ -7,6 +7,6 @@ import { type InterfacePlugin, runIpam } from "./work.ts";
 
 export function report(plugin: InterfacePlugin, call: CniCall, host: PluginHost): void {
   const config = parseInterfaceConfig(call, host.env, plugin.name, plugin.modes);
-  if (config.ipamInProcess) ipamStatus(call, host);
+  if (config.ipamInProcess) ipamStatus(call, host, config.eniKind);
   else runIpam(host, call, config, "STATUS");
 }

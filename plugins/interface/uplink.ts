@@ -15,7 +15,7 @@ import {
 } from "../../shared/netlink/socket.ts";
 import { CLOCK_MONOTONIC } from "../../shared/sys/linux.ts";
 import { DETACHED_FD, type Sys } from "../../shared/sys/sys.ts";
-import { findByMac, inKernel, notOurs } from "./in-kernel.ts";
+import { findByMac, inKernel, noLink, notOurs } from "./in-kernel.ts";
 import type { PodNetns } from "./netns.ts";
 
 /**
@@ -48,13 +48,7 @@ export function makeUplink(
     sys.pollIn([], LOOK_MS);
     parent = findByMac(host, uplink.parentMac);
   }
-  if (parent === undefined) {
-    throw new CniFailure(
-      CODE.tryAgainLater,
-      `the ENI with MAC ${uplink.parentMac} has no link on this node`,
-      "wait until the guest sees it, or let the agent detach and attach it again",
-    );
-  }
+  if (parent === undefined) throw noLink(`the ENI with MAC ${uplink.parentMac}`);
   const requests = uplinkRequests(link, uplink, parent.index, netns.fd);
   for (;;) {
     const refused = host.transact(requests).find((outcome) => !outcome.ok);

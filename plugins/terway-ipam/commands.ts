@@ -1,8 +1,9 @@
 /** The verbs of terway-ipam. The interface plugins call the same functions in their own process. */
-import { leasesOf, poolCounts } from "../../ipam/store/allocate.ts";
+import { leasesOf } from "../../ipam/store/allocate.ts";
 import { releaseAttachment } from "../../ipam/store/attachments.ts";
 import { withBallast } from "../../ipam/store/ballast.ts";
-import { type Eni, getEni } from "../../ipam/store/enis.ts";
+import { countsOf } from "../../ipam/store/counts.ts";
+import { type Eni, type EniKind, getEni } from "../../ipam/store/enis.ts";
 import { getFacts } from "../../ipam/store/facts.ts";
 import { planGc } from "../../ipam/store/gc.ts";
 import { appendJournal } from "../../ipam/store/journal.ts";
@@ -231,8 +232,10 @@ export function gc(call: CniCall, host: PluginHost): void {
   });
 }
 
-export function status(call: CniCall, host: PluginHost): void {
-  const config = setUp(call, host);
+/** @param eniKind Which ENIs the pods of an interface plugin are for; a program of its own is told by `ipam.eniKind`. */
+export function status(call: CniCall, host: PluginHost, eniKind?: EniKind): void {
+  const given = setUp(call, host);
+  const config = eniKind === undefined ? given : { ...given, eniKind };
   withStore(host, config, (store) => checkStatus(host, store, config));
 }
 
@@ -279,8 +282,9 @@ function checkLease(store: Store, call: CniCall): void {
 function checkStatus(host: PluginHost, store: Store, config: IpamConfig): void {
   if (config.source.kind !== "eni") return;
   const now = storeNow(host.sys);
+  const only = config.eniKind === undefined ? undefined : { kinds: [config.eniKind] };
   const short = familiesOf(getFacts(store.db))
-    .map((family) => poolCounts(store.db, "eni", family, now))
+    .map((family) => countsOf(store.db, "eni", family, now, only))
     .find((counts) => counts.idle === 0);
   if (short === undefined || agentAnswers(host.sys, store)) return;
   throw new CniFailure(

@@ -47,16 +47,20 @@ export function hasRoute(view: KernelView, want: Route): boolean {
 }
 
 export function hasRule(view: KernelView, want: Rule): boolean {
-  return view.rules.some(
-    (r) =>
-      r.family === want.family &&
-      r.priority === want.priority &&
-      r.table === want.table &&
-      r.from?.prefixLength === want.from?.prefixLength &&
-      sameIp(r.from?.ip, want.from?.ip) &&
-      sameIp(r.to?.ip, want.to?.ip) &&
-      r.iifName === want.iifName &&
-      r.mark === want.mark,
+  return view.rules.some((r) => isSameRule(r, want));
+}
+
+/** By what a packet meets; who wrote it does not count. */
+export function isSameRule(r: Rule, want: Rule): boolean {
+  return (
+    r.family === want.family &&
+    r.priority === want.priority &&
+    r.table === want.table &&
+    r.from?.prefixLength === want.from?.prefixLength &&
+    sameIp(r.from?.ip, want.from?.ip) &&
+    sameIp(r.to?.ip, want.to?.ip) &&
+    r.iifName === want.iifName &&
+    r.mark === want.mark
   );
 }
 

@@ -39,13 +39,13 @@ function inside(node: WorldNode, command: string): string {
   return done.stdout;
 }
 
-/** Rules, routes, neighbours, queues and nftables of the node, a line each; lines of ENIs' links (eth…) left out. */
+/** Rules, routes, neighbours, queues and nftables of the node, a line each; lines of ENIs' links (eth0, ens5, dev1) left out. */
 export function kernelLines(node: WorldNode): Set<string> {
   const script = KERNEL.map(([kind, command]) => `${command} | sed 's/^/${kind}: /'`).join("; ");
   const lines = inside(node, script)
     .split("\n")
     .map(steady)
-    .filter((l) => l !== "" && !/ dev (eth|dev)\d+/.test(l));
+    .filter((l) => l !== "" && !/ dev (eth|dev|ens)\d+/.test(l));
   return new Set(lines);
 }
 
@@ -83,7 +83,8 @@ export function leaksOf(world: World, node: WorldNode, before: Baseline, podNetn
   ];
 }
 
-function kernelLeaks(world: World, node: WorldNode, before: Baseline): Leak[] {
+/** Of links, rules, routes and the rest in the kernel of the node. */
+export function kernelLeaks(world: World, node: WorldNode, before: Baseline): Leak[] {
   const leaks: Leak[] = [];
   const enis = macsOf(world);
   const links = linksOf(node);
