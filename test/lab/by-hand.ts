@@ -18,10 +18,11 @@ export interface Prepared {
 }
 
 /**
- * ENIs attached to the node and written into its store, facts, forwarding.
+ * ENIs attached to the node and written into its store, facts, forwarding. Members come with their trunk.
  *
  * @param secondary Addresses besides the primary one, which only ENIs of a pod's own hand out; of each family in use.
  * @param ipStack The world's.
+ * @param trunkId Of members: the trunk that is there already.
  */
 export async function prepareByHand(
   world: World,
@@ -30,20 +31,20 @@ export async function prepareByHand(
   count: number,
   secondary: number,
   ipStack: IpStack = "ipv4",
+  trunkId?: string,
 ): Promise<Prepared> {
   const { model } = world.cloud;
   const zone = node.zone.endsWith("a") ? 0 : 1;
   const vswitch = model.vswitchOf(`vsw-pod-${zone}`);
   const [four, six] = ([4, 6] as const).map((family) => familiesOf(ipStack).includes(family));
-  const enis: EniRecord[] = [];
-  for (let i = 0; i < count; i++) {
+  async function attach(type: "Secondary" | "Trunk", onTrunk?: string): Promise<EniRecord> {
     const eni = model.createEni(
       {
-        vswitchId: `vsw-pod-${zone}`,
+        vswitchId: vswitch.id,
         securityGroups: [DEFAULT_SECURITY_GROUP],
         count: four ? secondary : 0,
         count6: six ? Math.max(1, secondary) : 0,
-        type: "Secondary",
+        type,
         name: "",
         description: "",
         tags: new Map(),
@@ -53,19 +54,23 @@ export async function prepareByHand(
       },
       undefined,
     );
-    model.attach(eni.id, node.instance.id);
+    model.attach(eni.id, node.instance.id, onTrunk);
     await until(`${eni.id} in use`, 5000, () => eni.status === "InUse");
-    enis.push(eni);
+    return eni;
   }
+  const trunk = kind === "member" && trunkId === undefined ? await attach("Trunk") : undefined;
+  const enis: EniRecord[] = [];
+  for (let i = 0; i < count; i++) enis.push(await attach("Secondary", trunk?.id ?? trunkId));
   const store = openStore({ sys: nodeSys, openSql: openNodeSql }, node.store);
   const ip = (...args: string[]) => runTool("ip", ["-n", node.netns.split("/").at(-1) ?? "", ...args]);
   const links = JSON.parse(ip("-j", "link")) as { ifname: string; address: string; ifindex: number; mtu: number }[];
   inTransaction(store.db, () => {
-    for (const eni of enis) {
+    for (const eni of [...(trunk ? [trunk] : []), ...enis]) {
       upsertEni(store.db, {
         id: eni.id,
         mac: eni.mac,
-        kind,
+        kind: eni === trunk ? "trunk" : kind,
+        ...(eni.trunk ? { trunkId: eni.trunk.eniId, vlanId: eni.trunk.vlanId } : {}),
         state: "ready",
         vswitchId: eni.vswitchId,
         securityGroups: eni.securityGroups,
@@ -80,10 +85,11 @@ export async function prepareByHand(
       });
       setEniState(store.db, eni.id, "ready");
       const link = links.find((l) => l.address === eni.mac);
+      if (eni === trunk) continue;
       if (link && kind === "exclusive")
         setEniLink(store.db, eni.id, { ifname: link.ifname, ifindex: link.ifindex, mtu: link.mtu, preparedBoot: "" });
       // What the cloud keeps of IPv4 on an IPv6-only ENI is known, too.
-      const usable = kind === "exclusive" ? [eni.primaryIp] : [...eni.ips].filter((x) => x !== eni.primaryIp);
+      const usable = kind !== "shared" ? [eni.primaryIp] : [...eni.ips].filter((x) => x !== eni.primaryIp);
       for (const address of [...usable, ...eni.ips6]) addAddress(store.db, eni.id, address, 0);
     }
     setFacts(store.db, {
