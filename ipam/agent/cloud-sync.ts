@@ -10,7 +10,7 @@ import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, journal, nowMs } from "./context.ts";
 import { hasNodeSide, noteEniLink, setUpEni, waitForLink } from "./eni-node.ts";
 import { holdRouted, readRoutedAddresses } from "./kernel-leases.ts";
-import { TAG_CREATOR, TAG_NODE, TAG_POOL } from "./settings.ts";
+import { TAG_CREATOR, TAG_DEDICATED, TAG_NODE, TAG_POOL } from "./settings.ts";
 
 const DEFAULT_MTU = 1500;
 const vswitchCache = new Map<string, { readonly vswitch: CloudVSwitch; readonly atMs: number }>();
@@ -102,6 +102,7 @@ export async function adoptEni(ctx: AgentContext, eni: CloudEni, state: "attachi
     trunkId: eni.trunkEniId,
     vlanId: eni.vlanId,
     createdMs: nowMs(),
+    dedicated: eni.tags[TAG_DEDICATED] === "true",
   };
   const { db } = ctx.store;
   const routed = state === "ready" ? readRoutedAddresses() : new Map<string, string>();

@@ -11,13 +11,14 @@ import { type CloudEni, CloudError } from "../cloud/cloud-api.ts";
 import type { PoolAction } from "../pool/decide.ts";
 import type { Failure } from "../pool/inhibit.ts";
 import { addAddress, forgetAddresses, listAddresses, markReleasing, unmarkReleasing } from "../store/addresses.ts";
+import { isSpecial } from "../store/eni-constraint.ts";
 import { beginDetach, getEni, listEnis, removeEni, setEniState } from "../store/enis.ts";
 import { dropIntent, type Intent, listIntents, putIntent, recordIntent } from "../store/intents.ts";
 import { inDurableTransaction, inTransaction } from "../store/transaction.ts";
 import { type AgentContext, isStoreLost, journal, nowMs, type PoolKind, wallMs } from "./context.ts";
 import { actionOf, intentKindOf } from "./intent-action.ts";
 import { poolOf } from "./pool-state.ts";
-import { TAG_CREATOR, TAG_NODE, TAG_POOL } from "./settings.ts";
+import { TAG_CREATOR, TAG_DEDICATED, TAG_NODE, TAG_POOL } from "./settings.ts";
 
 const POLL_MS = [200, 300, 500, 1000, 2000, 3000];
 const POLL_TRIES = 30;
@@ -114,6 +115,7 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
           [TAG_CREATOR]: "terway",
           [TAG_NODE]: self.instanceId,
           ...(pool === "shared" ? {} : { [TAG_POOL]: pool }),
+          ...(isSpecial(action.only ?? {}) ? { [TAG_DEDICATED]: "true" } : {}),
         },
         name: `terway-${self.instanceId}`,
         clientToken: intent.clientToken ?? "",

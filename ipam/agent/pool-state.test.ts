@@ -39,6 +39,7 @@ const eni: Eni = {
   preparedBoot: undefined,
   idleSinceMs: undefined,
   createdMs: 0,
+  dedicated: false,
 };
 
 const address = (text: string, tweaks: Partial<EniAddress> = {}): EniAddress => ({

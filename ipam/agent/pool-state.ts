@@ -47,6 +47,10 @@ export function readPool(
       .filter((i) => poolOf(i, enis) === spec.kind)
       .flatMap(operationOf),
     vswitchIds: config.vswitchIds,
+    // Of network planes that pods ask for, beside the node's.
+    otherVSwitchIds: [...new Set(waiting.constrained.flatMap((g) => g.only.vswitchIds ?? []))].filter(
+      (id) => !config.vswitchIds.includes(id),
+    ),
     budgets: ctx.budgets(now),
   };
   return { view, waiting };
@@ -119,6 +123,7 @@ export function poolEnis(
       unassignedAtMs: unassignedAt.get(e.id),
       securityGroups: e.securityGroups,
       ...(stack === "dual" && { total6: of(6).length, idle6: free(of(6)) }),
+      ...(e.dedicated && { dedicated: true }),
     };
   });
 }

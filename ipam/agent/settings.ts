@@ -32,3 +32,5 @@ export const TAG_CREATOR = "terway:creator";
 export const TAG_NODE = "terway:instance";
 /** Which pool, where it is not that of shared ENIs; `trunk` on the trunk ENI. */
 export const TAG_POOL = "terway:pool";
+/** On ENIs made for pods that ask for their vSwitch or security groups. */
+export const TAG_DEDICATED = "terway:dedicated";

@@ -1,5 +1,5 @@
 /** Numbers about the pool that several decisions need. */
-import type { EniConstraint } from "../store/eni-constraint.ts";
+import { type EniConstraint, isSpecial } from "../store/eni-constraint.ts";
 import type { Inhibition, PoolConfig, PoolEni, PoolState } from "./state.ts";
 
 export interface Counts {
@@ -42,6 +42,17 @@ export function countPool(state: PoolState, matches: (eni: PoolEni) => boolean =
   return { idle, cooling, allocated, coming, going };
 }
 
+/** What ordinary pods have of the pool. */
+export function ordinaryOf(state: PoolState): PoolState {
+  const dedicated = new Set(state.enis.filter((e) => e.dedicated).map((e) => e.id));
+  if (dedicated.size === 0 && !state.operations.some((o) => isSpecial(o.only ?? {}))) return state;
+  return {
+    ...state,
+    enis: state.enis.filter((e) => !e.dedicated),
+    operations: state.operations.filter((o) => !isSpecial(o.only ?? {}) && !dedicated.has(o.eniId ?? "")),
+  };
+}
+
 /** Idle addresses that the pool keeps: the configured floor, or the reserve if that is more; never above the ceiling. */
 export function idleFloor(config: PoolConfig, allocated: number): number {
   const percent = config.reservePercent ?? 0;
@@ -61,6 +72,7 @@ export function slotsTaken(state: PoolState): number {
 }
 
 export function matchesConstraint(eni: PoolEni, only: EniConstraint): boolean {
+  if (eni.dedicated && !isSpecial(only) && only.eniIds === undefined) return false;
   if (only.eniIds !== undefined && !only.eniIds.includes(eni.id)) return false;
   if (only.vswitchIds !== undefined && !only.vswitchIds.includes(eni.vswitchId)) return false;
   if (only.kinds !== undefined && !only.kinds.includes("shared")) return false;

@@ -178,7 +178,7 @@ describe("pods with a constraint", () => {
     expect(actions(asked)).toEqual([]);
   });
   it("are told when no ENI can be made for them, and the others are not", () => {
-    const enis = [makeEni("a", 4), makeEni("b", 1)];
+    const enis = [makeEni("a", 4, { allocated: 1 }), makeEni("b", 1, { allocated: 1 })];
     const decision = decide(makeState({ enis, constrained: [{ only, waiters: 1 }] }), 0);
     expect(decision.stuck).toBeUndefined();
     expect(decision.stuckConstrained[0]).toContain("2 of 2 ENIs");
@@ -546,5 +546,62 @@ describe("whole ENIs, one for each pod", () => {
       ["remove", true],
       ["remove", true],
     ]);
+  });
+});
+
+describe("ENIs for pods with wishes of their own", () => {
+  const only = { securityGroups: ["sg-own"] };
+  const whole = { enis: 3, perEni: 1, whole: true };
+  const none = { minIdle: 0, maxIdle: 0, idleTtlMs: 600_000 };
+  const own = (id: string, tweaks = {}) => makeEni(id, 1, { dedicated: true, securityGroups: ["sg-own"], ...tweaks });
+
+  it("are made where nobody else may have a vSwitch, and serve nobody else", () => {
+    const vswitches = [
+      { id: "vsw-a", available: 100 },
+      { id: "vsw-plane", available: undefined, onlyAsked: true },
+    ];
+    const plane = { vswitchIds: ["vsw-plane"], securityGroups: ["sg-own"] };
+    expect(
+      actions(makeState({ limits: whole, config: none, vswitches, constrained: [{ only: plane, waiters: 1 }] })),
+    ).toEqual([{ kind: "create", vswitchId: "vsw-plane", count: 1, only: plane }]);
+    expect(actions(makeState({ limits: whole, config: none, vswitches, waiters: 1, enis: [own("a")] }))).toEqual([
+      { kind: "create", vswitchId: "vsw-a", count: 1 },
+    ]);
+  });
+
+  it("are not counted as the others' idle ones, nor is what is on its way to be one", () => {
+    const state = makeState({
+      limits: whole,
+      config: { ...none, minIdle: 1, maxIdle: 1 },
+      enis: [own("a", { allocated: 1, idle: [], total: 1 })],
+      operations: [{ kind: "create", eniId: undefined, count: 1, only }],
+    });
+    expect(actions(state)).toEqual([{ kind: "create", vswitchId: "vsw-a", count: 1 }]);
+  });
+
+  it("stay a while when the pod is gone, and give way to a pod that needs the slot", () => {
+    const memory = makeMemory({ emptySinceMs: { a: 0 } });
+    const empty = makeState({ limits: { ...whole, enis: 1 }, config: none, enis: [own("a")], memory });
+    expect(actions(empty, 50_000)).toEqual([]);
+    expect(decide(empty, 50_000).againAtMs).toBeLessThanOrEqual(60_000);
+    expect(actions(empty, 60_000)).toEqual([{ kind: "remove", eniId: "a" }]);
+    expect(actions({ ...empty, waiters: 1 }, 1000)).toEqual([{ kind: "remove", eniId: "a" }]);
+    expect(actions({ ...empty, constrained: [{ only, waiters: 1 }] }, 60_000)).toEqual([]);
+  });
+
+  it("take the slot of an empty one, and say so when there is none", () => {
+    const full = (a: Partial<Parameters<typeof makeEni>[2]>) =>
+      makeState({
+        limits: { ...whole, enis: 1 },
+        config: { ...none, minIdle: 1, maxIdle: 1 },
+        enis: [makeEni("a", 1, a)],
+        constrained: [{ only, waiters: 1 }],
+        memory: makeMemory(),
+      });
+    const room = decide(full({}), 1000);
+    expect([room.actions, room.stuckConstrained]).toEqual([[{ kind: "remove", eniId: "a" }], [undefined]]);
+    const taken = decide(full({ allocated: 1, idle: [], total: 1 }), 1000);
+    expect(taken.actions).toEqual([]);
+    expect(taken.stuckConstrained[0]).toMatch(/all 1 of 1 ENIs/);
   });
 });

@@ -11,6 +11,7 @@ import {
   countPool,
   idleFloor,
   matchesConstraint,
+  ordinaryOf,
   STALE_VSWITCH_MS,
   slotsTaken,
   usableOf,
@@ -27,7 +28,7 @@ import {
 } from "./grow.ts";
 import { initialMemory, remember } from "./memory.ts";
 import { type Looks, looksDue, pressed, RESTART_SPREAD_MS } from "./observe.ts";
-import { balance, shrink } from "./shrink.ts";
+import { balance, isSpare, makeRoom, retireDedicated, shrink } from "./shrink.ts";
 import type { Condition, Decision, PoolMemory, PoolState, PoolVSwitch } from "./state.ts";
 
 export type * from "./state.ts";
@@ -41,7 +42,7 @@ const BUSY_MS = 60_000;
 const WORTH_WAITING_MS = 10_000;
 
 export function decide(state: PoolState, nowMs: number): Decision {
-  const counts = countPool(state);
+  const counts = countPool(ordinaryOf(state));
   const memory = remember(state.memory ?? initialMemory(nowMs, 0, true), state, counts, nowMs);
   if (state.memory !== undefined && !memory.known && memory.observed.enis?.okAtMs === undefined)
     return lookFirst(state, memory, nowMs);
@@ -61,6 +62,7 @@ export function decide(state: PoolState, nowMs: number): Decision {
   const unserved = Math.max(0, urgent - (wanted - missing));
   const stuck = unserved > 0 ? whyStuck(state, plan.obstacles, {}, nowMs) : undefined;
   balance(state, plan, nowMs);
+  retireDedicated(state, memory, missing > 0, plan, nowMs);
   preAttach(state, plan, nowMs);
   if (short <= 0 && plan.actions.every((a) => a.kind === "assign" && a.family !== undefined))
     shrink(state, memory, counts, plan, nowMs);
@@ -166,6 +168,9 @@ function serveConstrained(
   if (count <= 0) return undefined;
   const local = emptyPlan(plan.actions);
   const left = grow(state, { count, urgent: true, only }, local, nowMs);
+  const creates = plan.actions.filter((a) => a.kind === "create").length;
+  const full = slotsTaken(state) + creates >= state.limits.enis;
+  if (left > 0 && full && only.eniIds === undefined && makeRoom(state, local, nowMs)) return undefined;
   plan.obstacles.push(...local.obstacles);
   plan.blind ||= local.blind;
   return left > 0 ? whyStuck(state, local.obstacles, only, nowMs) : undefined;
@@ -177,7 +182,7 @@ function preAttach(state: PoolState, plan: Plan, nowMs: number): void {
   if (wanted === 0 || !state.config.hotPlug || blockOf(state, "create", nowMs) || blockOf(state, "all", nowMs)) return;
   const planned = plan.actions.filter((a) => a.kind === "create").length;
   const spare =
-    state.enis.filter((e) => (e.state === "ready" || e.state === "attaching") && e.allocated === 0).length +
+    state.enis.filter(isSpare).length +
     state.operations.filter((o) => o.kind === "create" && !state.enis.some((e) => e.id === o.eniId)).length;
   let missing = Math.min(wanted - spare, state.limits.enis - slotsTaken(state)) - planned;
   for (; missing > 0; missing--) {

@@ -61,7 +61,7 @@ export function grow(state: PoolState, want: Want, plan: Plan, nowMs: number): n
 function roomLater(state: PoolState, want: Want, plan: Plan, nowMs: number): number {
   if (blockOf(state, "assign", nowMs) !== undefined) return 0;
   return state.enis.reduce((room, e) => {
-    const fits = want.only === undefined || matchesConstraint(e, want.only);
+    const fits = matchesConstraint(e, want.only ?? {});
     if (e.state !== "ready" || e.foreign === true || !fits || obstacleOn(state, e, want, nowMs) !== undefined)
       return room;
     const vswitch = state.vswitches.find((v) => v.id === e.vswitchId);
@@ -125,7 +125,7 @@ function candidates(state: PoolState, want: Want, plan: Plan): PoolEni[] {
         takenOf(e) < state.limits.perEni &&
         !isBusy(state, e.id) &&
         !plan.actions.some((a) => "eniId" in a && a.eniId === e.id) &&
-        (only === undefined || matchesConstraint(e, only)),
+        matchesConstraint(e, only ?? {}),
     )
     .sort(
       (a, b) =>
@@ -196,7 +196,7 @@ export function chooseVSwitch(
   nowMs: number,
 ): PoolVSwitch | undefined {
   const open = state.vswitches.filter((v) => {
-    if (only?.vswitchIds !== undefined && !only.vswitchIds.includes(v.id)) return false;
+    if (only?.vswitchIds === undefined ? v.onlyAsked : !only.vswitchIds.includes(v.id)) return false;
     const block = blockOf(state, `vswitch:${v.id}`, nowMs);
     if (block !== undefined) {
       plan.obstacles.push(block);

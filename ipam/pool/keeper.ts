@@ -26,6 +26,8 @@ const OVER_AFTER_MS = 30_000;
 export type PoolView = Omit<PoolState, "inhibitions" | "memory" | "vswitches" | "surplusSinceMs"> & {
   /** The node's vSwitches in order of preference. */
   readonly vswitchIds: readonly string[];
+  /** Those that only pods may use that ask for them. */
+  readonly otherVSwitchIds?: readonly string[];
 };
 
 export interface KeptDecision extends Decision {
@@ -78,8 +80,11 @@ export function createPoolKeeper(nowMs: number, seed: number, known: boolean): P
   }
 
   return {
-    decide({ vswitchIds, ...view }, now) {
-      const vswitches = vswitchIds.map((id) => seen.get(id) ?? { id, available: undefined });
+    decide({ vswitchIds, otherVSwitchIds = [], ...view }, now) {
+      const vswitches: PoolVSwitch[] = [
+        ...vswitchIds.map((id) => seen.get(id) ?? { id, available: undefined }),
+        ...otherVSwitchIds.map((id) => ({ id, available: undefined, onlyAsked: true })),
+      ];
       const decision = decide({ ...view, vswitches, inhibitions, memory, surplusSinceMs: undefined }, now);
       memory = decision.memory;
       stack = view.config.stack;

@@ -1,5 +1,5 @@
 /** What goes back to the vSwitch: idle addresses above the ceiling, and those that nobody needed for a long time. */
-import { blockOf, type Counts, idleFloor, isBusy, usableOf } from "./counts.ts";
+import { blockOf, type Counts, idleFloor, isBusy, matchesConstraint, usableOf } from "./counts.ts";
 import { affordable, type Plan } from "./grow.ts";
 import { lowestIdle, nextRise } from "./idle-window.ts";
 import type { PoolEni, PoolMemory, PoolState } from "./state.ts";
@@ -26,9 +26,9 @@ export function shrink(state: PoolState, memory: PoolMemory, counts: Counts, pla
   const restedSince = state.memory === undefined ? Number.POSITIVE_INFINITY : nowMs - state.config.idleTtlMs;
   const givers = state.enis.filter((e) => {
     const touched = isBusy(state, e.id) || plan.actions.some((a) => "eniId" in a && a.eniId === e.id);
-    return e.state === "ready" && e.foreign !== true && !touched && isOpen(state, e, nowMs);
+    return e.state === "ready" && e.foreign !== true && !e.dedicated && !touched && isOpen(state, e, nowMs);
   });
-  let spare = state.enis.filter((e) => (e.state === "ready" || e.state === "attaching") && e.allocated === 0).length;
+  let spare = state.enis.filter(isSpare).length;
   for (const eni of emptiestFirst(givers)) {
     // A whole ENI is what an address is elsewhere: it need not have rested to be one too many.
     const rested = state.limits.whole || (memory.emptySinceMs[eni.id] ?? Number.POSITIVE_INFINITY) <= restedSince;
@@ -55,6 +55,57 @@ export function shrink(state: PoolState, memory: PoolMemory, counts: Counts, pla
     });
     excess -= addresses.length;
   }
+}
+
+/** Kept attached for the next pod, whoever it is. */
+export function isSpare(e: PoolEni): boolean {
+  return (e.state === "ready" || e.state === "attaching") && e.allocated === 0 && !e.dedicated;
+}
+
+/** A pod that got its ENI too late comes back for it within this time. */
+const DEDICATED_REST_MS = 60_000;
+
+/**
+ * ENIs that were made for pods with wishes of their own go when they have been empty for a while; at once, when their slot
+ * is wanted.
+ */
+export function retireDedicated(
+  state: PoolState,
+  memory: PoolMemory,
+  slotWanted: boolean,
+  plan: Plan,
+  nowMs: number,
+): void {
+  const restMs = state.limits.whole ? Math.min(state.config.idleTtlMs, DEDICATED_REST_MS) : state.config.idleTtlMs;
+  for (const eni of state.enis) {
+    if (!eni.dedicated || !mayGo(state, eni, plan, nowMs) || isAwaited(state, eni)) continue;
+    const untilMs = (memory.emptySinceMs[eni.id] ?? nowMs) + restMs;
+    if (untilMs > nowMs && !slotWanted) plan.obstacles.push({ untilMs, reason: "" });
+    else if (removable(state, plan, nowMs)) plan.actions.push({ kind: "remove", eniId: eni.id });
+  }
+}
+
+/** Takes an empty ENI away for a pod that none of the ENIs can serve, when there is no slot left. @returns Whether it does. */
+export function makeRoom(state: PoolState, plan: Plan, nowMs: number): boolean {
+  const going = (a: { readonly kind: string }) => a.kind === "remove";
+  if (state.operations.some(going) || plan.actions.some(going)) return true;
+  const [victim] = state.enis
+    .filter((e) => mayGo(state, e, plan, nowMs) && !isAwaited(state, e))
+    .sort((a, b) => Number(b.dedicated ?? false) - Number(a.dedicated ?? false) || (a.id < b.id ? -1 : 1));
+  if (victim === undefined || !removable(state, plan, nowMs)) return false;
+  plan.actions.push({ kind: "remove", eniId: victim.id });
+  return true;
+}
+
+function mayGo(state: PoolState, e: PoolEni, plan: Plan, nowMs: number): boolean {
+  const touched = isBusy(state, e.id) || plan.actions.some((a) => "eniId" in a && a.eniId === e.id);
+  return e.state === "ready" && e.foreign !== true && isEmpty(e) && !touched && isOpen(state, e, nowMs);
+}
+
+/** A pod waits that it can serve. */
+function isAwaited(state: PoolState, eni: PoolEni): boolean {
+  if (state.waiters > 0 && matchesConstraint(eni, {})) return true;
+  return (state.constrained ?? []).some((c) => c.waiters > 0 && matchesConstraint(eni, c.only));
 }
 
 /** Idle addresses that were above the floor for all of the idle timeout. */

@@ -64,6 +64,8 @@ export interface PoolEni {
   /** Dual stack: the same of IPv6. Absent: as many as of IPv4. */
   readonly total6?: number;
   readonly idle6?: readonly string[];
+  /** Only for pods that ask for its vSwitch or groups. */
+  readonly dedicated?: boolean;
   /** Sorted. Only compared with what a constraint asks for. */
   readonly securityGroups?: readonly string[];
   /** Cloud says that it is not for us to change (service-managed and the like): never filled, emptied or removed. */
@@ -110,6 +112,8 @@ export interface PoolVSwitch {
   readonly available: number | undefined;
   /** When it was asked. Absent: taken as of now. */
   readonly atMs?: number;
+  /** Only for pods that ask for it. */
+  readonly onlyAsked?: boolean;
 }
 
 /** How many calls of an operation may be made now, and when the next one after these. */

@@ -12,6 +12,11 @@ export interface EniConstraint {
   readonly securityGroups?: readonly string[];
 }
 
+/** Whether ENIs made for this are for nobody else. */
+export function isSpecial({ vswitchIds, securityGroups }: EniConstraint): boolean {
+  return (vswitchIds ?? securityGroups) !== undefined;
+}
+
 /** As a condition on the table alias `e`. */
 export function conditionOf(only: EniConstraint = {}): { readonly sql: string; readonly params: readonly SqlValue[] } {
   const terms: string[] = [];
@@ -28,5 +33,6 @@ export function conditionOf(only: EniConstraint = {}): { readonly sql: string; r
     terms.push("e.security_groups = ?");
     params.push(JSON.stringify([...only.securityGroups].sort()));
   }
+  if (!isSpecial(only) && only.eniIds === undefined) terms.push("e.dedicated = 0");
   return { sql: terms.join(" AND "), params };
 }

@@ -31,6 +31,8 @@ export interface Eni {
   readonly preparedBoot: string | undefined;
   readonly idleSinceMs: number | undefined;
   readonly createdMs: number;
+  /** Made for pods that ask for its vSwitch or security groups: others get nothing of it. */
+  readonly dedicated: boolean;
 }
 
 function fromRow(row: SqlRow): Eni {
@@ -56,6 +58,7 @@ function fromRow(row: SqlRow): Eni {
     preparedBoot: textOf(row.prepared_boot),
     idleSinceMs: numberOf(row.idle_since_ms),
     createdMs: Number(row.created_ms),
+    dedicated: row.dedicated === 1,
   };
 }
 
@@ -71,8 +74,8 @@ export function listEnis(db: SqlHandle): Eni[] {
 /** What the cloud says of an ENI, and when we first saw it. */
 export type NewEni = Omit<
   Eni,
-  "routeSlot" | "ifname" | "ifindex" | "preparedBoot" | "idleSinceMs" | "trunkId" | "vlanId"
-> & { readonly trunkId?: string | undefined; readonly vlanId?: number | undefined };
+  "routeSlot" | "ifname" | "ifindex" | "preparedBoot" | "idleSinceMs" | "trunkId" | "vlanId" | "dedicated"
+> & { readonly trunkId?: string | undefined; readonly vlanId?: number | undefined; readonly dedicated?: boolean };
 
 /**
  * Adds the ENI under the lowest free route slot, or updates what the cloud says of it. State and MTU of one that is
@@ -81,14 +84,15 @@ export type NewEni = Omit<
 export function upsertEni(db: SqlHandle, eni: NewEni): void {
   db.run(
     `INSERT INTO eni(id, mac, kind, state, vswitch_id, security_groups, primary4, cidr4, gateway4, primary6, cidr6, gateway6,
-                     trunk_id, vlan_id, route_slot, mtu, created_ms)
+                     trunk_id, vlan_id, route_slot, mtu, created_ms, dedicated)
      VALUES(?,?,?,?,?,?,?,?,?,?,?,?,?,?,
             (SELECT min(s) FROM (SELECT 1 AS s UNION SELECT route_slot + 1 FROM eni) WHERE s NOT IN (SELECT route_slot FROM eni)),
-            ?,?)
+            ?,?,?)
      ON CONFLICT(id) DO UPDATE SET mac = excluded.mac, kind = excluded.kind, vswitch_id = excluded.vswitch_id,
        security_groups = excluded.security_groups, primary4 = excluded.primary4, cidr4 = excluded.cidr4, gateway4 = excluded.gateway4,
        primary6 = excluded.primary6, cidr6 = excluded.cidr6, gateway6 = excluded.gateway6,
-       trunk_id = excluded.trunk_id, vlan_id = excluded.vlan_id`,
+       trunk_id = excluded.trunk_id, vlan_id = excluded.vlan_id,
+       dedicated = excluded.dedicated`,
     [
       eni.id,
       eni.mac,
@@ -106,6 +110,7 @@ export function upsertEni(db: SqlHandle, eni: NewEni): void {
       eni.vlanId ?? null,
       eni.mtu,
       eni.createdMs,
+      eni.dedicated ? 1 : 0,
     ],
   );
 }

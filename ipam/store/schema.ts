@@ -135,4 +135,9 @@ CREATE TABLE journal(
 );
 `,
   },
+  {
+    minReader: 1,
+    // Made for pods that ask for its vSwitch or security groups: others get nothing of it.
+    sql: "ALTER TABLE eni ADD COLUMN dedicated INTEGER NOT NULL DEFAULT 0;",
+  },
 ];

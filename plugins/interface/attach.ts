@@ -22,14 +22,23 @@ import { ensureNodeRules } from "../../shared/datapath/node-rules.ts";
 import type { PodAddress, PodLink, Uplink } from "../../shared/datapath/pod-link.ts";
 import { parseIp } from "../../shared/net/ip.ts";
 import { ipamResult, podOf } from "../terway-ipam/commands.ts";
-import { parseIpamConfig } from "../terway-ipam/config.ts";
+import { type IpamConfig, parseIpamConfig } from "../terway-ipam/config.ts";
 import { rangeSets, takeLease } from "../terway-ipam/lease.ts";
+import { type Asked, type AskedInterface, askedInterfaces } from "./asked.ts";
 import type { InterfaceConfig } from "./config.ts";
 import { inKernel } from "./in-kernel.ts";
 import { journal, journalRow } from "./journal.ts";
 import { build, forgetConnections, isBuilt, isPrepared, prepareEni } from "./kernel.ts";
 import { openPodNetns, type PodNetns } from "./netns.ts";
-import { hostIfnameOf, planPodLink, resultOf, routedAddresses, sharedAddresses, uplinkAddresses } from "./plan.ts";
+import {
+  hostIfnameOf,
+  joinResults,
+  planPodLink,
+  resultOf,
+  routedAddresses,
+  sharedAddresses,
+  uplinkAddresses,
+} from "./plan.ts";
 import { undo } from "./remove.ts";
 import { runIpam, type Work } from "./work.ts";
 
@@ -40,13 +49,40 @@ export function attach(w: Work): Result {
   const { sys } = w.host;
   const startedMs = storeNow(sys);
   const netns = openPodNetns(sys, w.call.env.netns);
-  const before = getAttachment(w.store.db, w.key);
-  const done = before && alreadyDone(w, before, netns);
+  const done = alreadyDone(w, netns);
   if (done) return done;
   const facts = getFacts(w.store.db);
+  let interfaces: ReturnType<typeof askedInterfaces>;
+  try {
+    interfaces = askedInterfaces(w, facts);
+  } catch (error) {
+    journal(w, { op: "ADD", startedMs, failure: asFailure(error) });
+    throw error;
+  }
+  const [first, ...more] = interfaces;
+  const made = [attachOne(first, netns, facts, startedMs)];
+  try {
+    for (const i of more) made.push(attachOne(i, netns, facts, storeNow(sys)));
+  } catch (error) {
+    for (const { work, link } of made.reverse()) undo(work, netns, link);
+    throw error;
+  }
+  return joinResults(made.map((m) => resultOf(m.link, netns.path, m.ipam)));
+}
+
+interface Made {
+  readonly work: Work;
+  readonly link: PodLink;
+  readonly ipam: Result;
+}
+
+/** One interface of the pod. */
+function attachOne(i: AskedInterface, netns: PodNetns, facts: Partial<NodeFacts>, startedMs: number): Made {
+  const w = i.work;
+  const { sys } = w.host;
   let planned: Planned & { readonly ipam: Result };
   try {
-    planned = obtain(w, netns, facts);
+    planned = obtain(i, netns, facts);
   } catch (error) {
     journal(w, { op: "ADD", startedMs, failure: asFailure(error) });
     throw error;
@@ -66,7 +102,7 @@ export function attach(w: Work): Result {
       const detail = `${planned.link.addresses.map((a) => a.address).join(" ")}: ${phases}`;
       journalRow(w, { op: "ADD", startedMs, detail });
     });
-    return resultOf(planned.link, netns.path, planned.ipam);
+    return { work: w, link: planned.link, ipam: planned.ipam };
   } catch (error) {
     undo(w, netns, planned.link);
     journal(w, { op: "ADD", startedMs, failure: asFailure(error) });
@@ -75,7 +111,16 @@ export function attach(w: Work): Result {
 }
 
 /** ADD came twice for one attachment: the same answer, if what was built is still there. */
-function alreadyDone(w: Work, before: Attachment, netns: PodNetns): Result | undefined {
+function alreadyDone(w: Work, netns: PodNetns): Result | undefined {
+  const before = getAttachment(w.store.db, w.key);
+  const link = before && builtBefore(w, before, netns);
+  if (link === undefined) return undefined;
+  const results = (link.others ?? []).map((ifname) => alreadyDone({ ...w, key: { ...w.key, ifname } }, netns));
+  const own = resultOf(link, netns.path, {});
+  return results.every((r) => r !== undefined) ? joinResults([own, ...results]) : undefined;
+}
+
+function builtBefore(w: Work, before: Attachment, netns: PodNetns): PodLink | undefined {
   if (
     before.state !== "ready" ||
     before.netnsIno !== netns.ino ||
@@ -84,7 +129,7 @@ function alreadyDone(w: Work, before: Attachment, netns: PodNetns): Result | und
   )
     return undefined;
   const link = JSON.parse(before.datapath) as PodLink;
-  return isBuilt(w.host.sys, w.nl, netns, link) ? resultOf(link, netns.path, {}) : undefined;
+  return isBuilt(w.host.sys, w.nl, netns, link) ? link : undefined;
 }
 
 interface Planned {
@@ -94,23 +139,27 @@ interface Planned {
 }
 
 /** Addresses and the attachment's row, in one transaction where IPAM runs in this process. */
-function obtain(w: Work, netns: PodNetns, facts: Partial<NodeFacts>): Planned & { readonly ipam: Result } {
+function obtain(i: AskedInterface, netns: PodNetns, facts: Partial<NodeFacts>): Planned & { readonly ipam: Result } {
+  const w = i.work;
   const { host, call, config, store, key } = w;
   refuseOthersNetns(w, netns);
   if (config.ipamInProcess) {
-    const ipamConfig = parseIpamConfig(call, host.env);
+    const ipamConfig = ipamConfigOf(i);
+    // What is reserved for a pod, or asked for by address, is its first interface's.
+    const isFirst = key.ifname === call.env.ifname;
     let planned: (Planned & { readonly ipam: Result }) | undefined;
     takeLease(host.sys, store, {
       key,
       config: ipamConfig,
       facts,
-      pod: podOf(call),
-      only: config.eniKind === undefined ? undefined : { kinds: [config.eniKind] },
+      pod: isFirst ? podOf(call) : undefined,
+      only: i.asked.only ?? (config.eniKind === undefined ? undefined : { kinds: [config.eniKind] }),
+      fromEnis: i.asked.only !== undefined,
       inSameTransaction(leases) {
         const eni = config.eniKind !== undefined ? eniOfLeases(w, leases) : undefined;
         const sets = eni ? [] : (rangeSets(facts, ipamConfig) ?? []);
         const ipam = ipamResult(host, ipamConfig, { leases, sets }, () => eni);
-        planned = { ...record(w, netns, facts, leases, eni, ipam), ipam };
+        planned = { ...record(i, netns, facts, leases, eni, ipam), ipam };
       },
     });
     if (planned === undefined) throw new Error("addresses were leased without a plan");
@@ -121,7 +170,7 @@ function obtain(w: Work, netns: PodNetns, facts: Partial<NodeFacts>): Planned & 
     return inTransaction(store.db, () => {
       const leases = leasesOf(store.db, key);
       const eni = config.eniKind !== undefined ? eniOfLeases(w, leases) : undefined;
-      return { ...record(w, netns, facts, leases, eni, ipam), ipam };
+      return { ...record(i, netns, facts, leases, eni, ipam), ipam };
     });
   } catch (error) {
     runIpam(host, call, config, "DEL");
@@ -129,9 +178,18 @@ function obtain(w: Work, netns: PodNetns, facts: Partial<NodeFacts>): Planned & 
   }
 }
 
+function ipamConfigOf({ work: { host, call, config, key }, asked }: AskedInterface): IpamConfig {
+  // Another IPAM plugin's section says nothing to us; the pod's ENI is not its business.
+  const { store, logDir } = config;
+  const foreign = asked.only !== undefined && config.ipamType !== "terway-ipam";
+  const raw = foreign ? { ...call.conf.raw, ipam: { store, logDir } } : call.conf.raw;
+  const ipam = parseIpamConfig({ ...call, conf: { ...call.conf, raw } }, host.env);
+  return key.ifname === call.env.ifname ? ipam : { ...ipam, requested: [] };
+}
+
 /** Plans the links and writes them down before anything is built. Inside a transaction. */
 function record(
-  w: Work,
+  { work: w, asked }: AskedInterface,
   netns: PodNetns,
   facts: Partial<NodeFacts>,
   leases: readonly Leased[],
@@ -159,7 +217,9 @@ function record(
     addresses: addressesOf(config, leases, eni, ipam),
     nodeIps: [facts.node_ip, facts.node_ip6].filter((ip) => ip !== undefined && ip !== "") as string[],
     uplink: eni && carrier && uplinkOf(config, facts, eni, carrier),
-    podTable: podTableFor(w, netns),
+    podTable: podTableFor(w, netns, asked),
+    routes: asked.routes,
+    others: asked.others,
   });
   const pod = podOf(call);
   putAttachment(store.db, {
@@ -226,11 +286,12 @@ function uplinkOf(
 }
 
 /** The pod's first interface has its routes in main, the others in tables of their own. */
-function podTableFor(w: Work, netns: PodNetns): number | undefined {
+function podTableFor(w: Work, netns: PodNetns, { isMain }: Asked): number | undefined {
+  if (isMain) return undefined;
   const others = attachmentsInNetns(w.store.db, netns.dev, netns.ino).filter((a) => isSibling(a, w.key));
-  if (others.length === 0) return undefined;
+  if (others.length === 0 && isMain === undefined) return undefined;
   const taken = others.map((a) => (JSON.parse(a.datapath ?? "{}") as Partial<PodLink>).podTable);
-  if (!taken.includes(undefined)) return undefined;
+  if (!taken.includes(undefined) && isMain === undefined) return undefined;
   let table = POD_TABLE_BASE;
   while (taken.includes(table)) table += 1;
   return table;

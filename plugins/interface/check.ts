@@ -1,5 +1,5 @@
 /** CHECK: what was built is still there, and as it was built. */
-import { getAttachment } from "../../ipam/store/attachments.ts";
+import { type Attachment, getAttachment } from "../../ipam/store/attachments.ts";
 import { type Eni, getEni } from "../../ipam/store/enis.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { readKernelView } from "../../shared/datapath/kernel-view.ts";
@@ -22,9 +22,7 @@ export function verify(w: Work): void {
     );
   }
   const netns = openPodNetns(w.host.sys, w.call.env.netns);
-  const link = JSON.parse(attachment.datapath) as PodLink;
-  const eni = attachment.eniId === undefined ? undefined : getEni(w.store.db, attachment.eniId);
-  const problems = linkProblems(w, netns, link, eni);
+  const problems = attachmentProblems(w, netns, attachment);
   if (problems.length > 0) {
     throw new CniFailure(
       CODE.changed,
@@ -32,8 +30,22 @@ export function verify(w: Work): void {
       "the agent repairs the node's side; otherwise create the pod again",
     );
   }
-  if (w.config.ipamInProcess) checkIpam(w.call, w.host);
+  // A pod that asked for another mode has its addresses from us, whatever IPAM the conflist names.
+  if (w.config.ipamInProcess || attachment.mode !== w.config.mode) checkIpam(w.call, w.host);
   else runIpam(w.host, w.call, w.config, "CHECK");
+}
+
+/** Of the interface and those that were made with it. */
+function attachmentProblems(w: Work, netns: PodNetns, { datapath, eniId }: Attachment): string[] {
+  const link = JSON.parse(datapath ?? "{}") as PodLink;
+  const eni = eniId === undefined ? undefined : getEni(w.store.db, eniId);
+  const others = (link.others ?? []).flatMap((ifname) => {
+    const other = getAttachment(w.store.db, { ...w.key, ifname });
+    return other?.datapath === undefined
+      ? [`interface ${ifname} has no attachment`]
+      : attachmentProblems(w, netns, other);
+  });
+  return [...linkProblems(w, netns, link, eni), ...others];
 }
 
 /** Everything that differs from the plan, in the pod and on the node. */

@@ -15,6 +15,13 @@ export interface Mode {
   readonly uplink?: Uplink["kind"];
 }
 
+/** What a pod's interface is on ENIs of a kind that pods ask for, whatever the plugin's own mode is. */
+export const ASKED_MODES = {
+  shared: { mode: "shared", eniKind: "shared" },
+  exclusive: { mode: "exclusive", eniKind: "exclusive", uplink: "eni" },
+  member: { mode: "trunk", eniKind: "member", uplink: "vlan" },
+} as const satisfies Readonly<Record<string, Mode & { readonly mode: string }>>;
+
 /** An interface plugin's part of the network configuration, understood. */
 export interface InterfaceConfig extends Mode {
   readonly store: string;

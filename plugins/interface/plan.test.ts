@@ -1,7 +1,15 @@
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import type { Eni } from "../../ipam/store/enis.ts";
-import { hostIfnameOf, planPodLink, resultOf, routedAddresses, sharedAddresses, uplinkAddresses } from "./plan.ts";
+import {
+  hostIfnameOf,
+  joinResults,
+  planPodLink,
+  resultOf,
+  routedAddresses,
+  sharedAddresses,
+  uplinkAddresses,
+} from "./plan.ts";
 
 const ENI = {
   id: "eni-1",
@@ -79,6 +87,14 @@ describe("the result of ADD", () => {
   it("of another interface names its veth after it, and has no default route when it is not the first", () => {
     const link = { ...linkOf("net1", true), podTable: 100 };
     const result = resultOf(link, "/run/netns/c", {});
-    expect([result.interfaces?.[2]?.name, result.routes]).toEqual(["vnet1", []]);
+    expect([result.interfaces?.[2]?.name, result.routes]).toEqual(["host-net1", []]);
+  });
+  it("of several interfaces is one, the first's first", () => {
+    const second = { ...linkOf("eth1", true), podTable: 100, routes: ["10.8.0.0/16", "2001:db8::/32"] };
+    const [one, two] = [linkOf("eth0", true), second].map((link) => resultOf(link, "/run/netns/c", {}));
+    const joined = joinResults([one ?? {}, two ?? {}]);
+    expect(joined.ips?.map((ip) => joined.interfaces?.[ip.interface ?? -1]?.name)).toEqual(["eth0", "eth1"]);
+    expect(joined.routes?.map((r) => r.dst)).toEqual(["0.0.0.0/0", "10.8.0.0/16"]);
+    expect(joined.interfaces?.map((i) => i.name)).toEqual(["calix", "eth0", "veth1", "calix", "eth1", "host-eth1"]);
   });
 });

@@ -62,15 +62,17 @@ export interface LinkInputs {
   readonly nodeIps: readonly string[];
   readonly uplink?: Omit<Uplink, "vethIfname"> | undefined;
   readonly podTable?: number | undefined;
+  readonly routes?: readonly string[];
+  readonly others?: readonly string[];
 }
 
 /** As users of Terway know it beside eth0; of other interfaces, a name that says whose it is. */
 function vethIfnameOf(ifname: string): string {
-  return ifname === "eth0" ? "veth1" : `v${ifname}`.slice(0, 15);
+  return ifname === "eth0" ? "veth1" : `host-${ifname}`.slice(0, 15);
 }
 
 export function planPodLink(inputs: LinkInputs): PodLink {
-  const { key, hostIfname, mtuBytes, addresses, nodeIps, uplink, podTable } = inputs;
+  const { key, hostIfname, mtuBytes, addresses, nodeIps, uplink, podTable, routes = [], others = [] } = inputs;
   return {
     version: 1,
     hostIfname,
@@ -82,6 +84,8 @@ export function planPodLink(inputs: LinkInputs): PodLink {
     nodeIps,
     ...(uplink ? { uplink: { ...uplink, vethIfname: vethIfnameOf(key.ifname) } } : {}),
     ...(podTable === undefined ? {} : { podTable }),
+    ...(routes.length > 0 ? { routes } : {}),
+    ...(others.length > 0 ? { others } : {}),
   };
 }
 
@@ -96,10 +100,27 @@ export function resultOf(link: PodLink, netns: string, ipam: Pick<Result, "dns" 
       veth,
     ],
     ips: link.addresses.map((a) => ({ address: `${a.address}/${a.prefixLength}`, gateway: a.gateway, interface: 1 })),
-    routes:
-      link.podTable === undefined
-        ? link.addresses.map((a) => ({ dst: a.address.includes(":") ? "::/0" : "0.0.0.0/0", gw: a.gateway }))
-        : [],
+    routes: link.addresses.flatMap((a) => {
+      const is6 = a.address.includes(":");
+      const dsts = [
+        ...(link.podTable === undefined ? [is6 ? "::/0" : "0.0.0.0/0"] : []),
+        ...(link.routes ?? []).filter((dst) => dst.includes(":") === is6),
+      ];
+      return dsts.map((dst) => ({ dst, gw: a.gateway }));
+    }),
     ...(ipam.dns ? { dns: ipam.dns } : {}),
   };
+}
+
+/** Of several interfaces one result; the first's come first. */
+export function joinResults([first = {}, ...more]: readonly Result[]): Result {
+  if (more.length === 0) return first;
+  const [interfaces, ips, routes] = [[...(first.interfaces ?? [])], [...(first.ips ?? [])], [...(first.routes ?? [])]];
+  for (const r of more) {
+    const before = interfaces.length;
+    ips.push(...(r.ips ?? []).map((ip) => ({ ...ip, interface: before + (ip.interface ?? 0) })));
+    interfaces.push(...(r.interfaces ?? []));
+    routes.push(...(r.routes ?? []));
+  }
+  return { ...first, interfaces, ips, routes };
 }

@@ -1,6 +1,6 @@
 /** Taking an attachment away: DEL, GC, and the undoing of an ADD that failed. */
 import { leasesOf } from "../../ipam/store/allocate.ts";
-import { getAttachment, hostIfnameTaken } from "../../ipam/store/attachments.ts";
+import { type Attachment, getAttachment, hostIfnameTaken } from "../../ipam/store/attachments.ts";
 import { storeNow } from "../../ipam/store/open.ts";
 import type { CniFailure } from "../../shared/cni/failure.ts";
 import { asFailure, type CniCall } from "../../shared/cni/run-plugin.ts";
@@ -21,11 +21,15 @@ export function lenient(plugin: InterfacePlugin, call: CniCall): CniCall {
   return { ...call, conf: { ...call.conf, raw: { ...raw, ...known, ipam }, runtimeConfig: {}, cniArgs: {} } };
 }
 
-/** Every step runs; the first failure is told. The addresses come free even when the kernel balks: they cool down. */
-export function remove(w: Work, op: "DEL" | "GC"): void {
+/**
+ * Every step runs; the first failure is told. The addresses come free even when the kernel balks: they cool down. What was
+ * made with this interface goes before it: as long as that fails, the next call finds it again.
+ */
+export function remove(w: Work, op: "DEL" | "GC", entered: Entered = {}): void {
   const startedMs = storeNow(w.host.sys);
   const before = getAttachment(w.store.db, w.key);
   const link = before?.datapath === undefined ? undefined : (JSON.parse(before.datapath) as PodLink);
+  for (const ifname of link?.others ?? []) remove({ ...w, key: { ...w.key, ifname } }, op, entered);
   const addresses = link ? link.addresses.map((a) => a.address) : leasesOf(w.store.db, w.key).map((l) => l.address);
   const hostIfname = link?.hostIfname ?? hostIfnameOf(w.key, 0);
   let failure: CniFailure | undefined;
@@ -41,12 +45,23 @@ export function remove(w: Work, op: "DEL" | "GC"): void {
     attempt(() => removeVeth(w.host.sys, w.nl, hostIfname, addresses));
   if (addresses.length > 0) attempt(() => forgetConnections(w.host.sys, addresses));
   // Last: the kernel keeps everybody else waiting while it moves an ENI back.
-  if (before && link && leavesTraces(link))
-    attempt(() => clearPod(w.host.sys, w.nl, findPodNetns(w.host.sys, before), link));
+  if (before && link && leavesTraces(link)) attempt(() => clearPod(w.host.sys, w.nl, enter(w, before, entered), link));
   if (failure === undefined) attempt(() => giveBack(w));
   if (before !== undefined || failure !== undefined)
     journal(w, { op, startedMs, failure, detail: addresses.join(" "), before });
   if (failure !== undefined) throw failure;
+}
+
+/** The namespace of the pod, which is locked once for all of its interfaces. */
+interface Entered {
+  netns?: PodNetns | undefined;
+}
+
+function enter(w: Work, before: Attachment, entered: Entered): PodNetns | undefined {
+  const { netns } = entered;
+  if (netns === undefined || netns.ino !== before.netnsIno || netns.dev !== before.netnsDev)
+    entered.netns = findPodNetns(w.host.sys, before);
+  return entered.netns;
 }
 
 /** Takes back what a failed ADD made. What cannot be taken back now is left to DEL and to the agent's sweep. */
@@ -62,12 +77,8 @@ export function undo(w: Work, netns: PodNetns, link: PodLink): void {
     try {
       step();
     } catch (error) {
-      w.host.log(w.config.logDir, {
-        level: "error",
-        op: "ADD",
-        containerId: w.key.containerId,
-        msg: `undo: ${asFailure(error).message}`,
-      });
+      const msg = `undo: ${asFailure(error).message}`;
+      w.host.log(w.config.logDir, { level: "error", op: "ADD", containerId: w.key.containerId, msg });
     }
   }
 }

@@ -31,6 +31,8 @@ export interface LeaseRequest {
   readonly pod: { readonly namespace: string; readonly name: string } | undefined;
   /** Which ENIs will do; absent: every shared one. */
   readonly only?: EniConstraint | undefined;
+  /** From ENIs, whatever the configuration's source is: the pod asks for it. */
+  readonly fromEnis?: boolean;
   /** Runs in the transaction that takes the addresses. */
   readonly inSameTransaction?: (leases: readonly Leased[]) => void;
 }
@@ -86,7 +88,7 @@ function toRangeSets(sets: readonly (readonly ConfiguredRange[])[]): RangeSet[] 
 export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease {
   const { key, config } = request;
   const only = onlyOf(request);
-  const sets = rangeSets(request.facts, config);
+  const sets = request.fromEnis ? undefined : rangeSets(request.facts, config);
   const attempt = (waiting: boolean): Allocation =>
     inTransaction(store.db, () => {
       const nowMs = storeNow(sys);

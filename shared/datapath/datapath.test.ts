@@ -178,10 +178,26 @@ describe("what goes by the node", () => {
     ]);
     expect(routes.every((r) => r.prefSrc !== undefined)).toBe(true);
   });
-  it("is nothing for a second interface", () =>
-    expect(podRoutes({ ...withUplink(uplink("eni")), podTable: 100 }, VETH, UP).every((r) => r.linkIndex === UP)).toBe(
-      true,
-    ));
+  it("is the same of a second interface, in its own table: answers leave by the veth that the node asked by", () => {
+    const first = withUplink(uplink("eni"));
+    const viaNode = (link: PodLink) => podRoutes(link, VETH, UP).filter((r) => r.linkIndex === VETH);
+    expect(viaNode({ ...first, podTable: 100 })).toEqual(viaNode(first).map((r) => ({ ...r, table: 100 })));
+  });
+});
+
+describe("several interfaces in a pod", () => {
+  const text = (r: { dst: { ip: { bytes: Uint8Array }; prefixLength: number }; table?: number }) =>
+    `${r.dst.ip.bytes.join(".")}/${r.dst.prefixLength} ${r.table ?? "main"}`;
+  const addresses = withUplink(uplink("eni")).addresses.slice(0, 1);
+  const link = { ...withUplink(uplink("eni")), addresses, nodeIps: [], routes: ["192.168.0.0/16", "2001:db8::/32"] };
+  const noNode = { ...link, uplink: { ...uplink("eni"), viaNode: [] } };
+
+  it("have extra routes in main, whichever has the default route", () => {
+    expect(podRoutes(noNode, VETH, UP).map(text)).toEqual(["0.0.0.0/0 main", "192.168.0.0/16 main"]);
+    const second = podRoutes({ ...noNode, podTable: 100 }, VETH, UP).map(text);
+    expect(second.filter((t) => !t.endsWith("main"))).toHaveLength(2);
+    expect(second).toEqual([expect.stringMatching(/ 100$/), "0.0.0.0/0 100", "192.168.0.0/16 main"]);
+  });
 });
 
 describe("making an uplink", () => {

@@ -7,7 +7,7 @@
  * Neither side ever asks for a neighbour: both MAC addresses are known, so both entries are written. The pod side
  * needs no address that the node owns, the node side no proxy ARP, and strict rp_filter passes in both directions.
  */
-import { type Cidr, parseCidr } from "../net/cidr.ts";
+import { type Cidr, networkOf, parseCidr } from "../net/cidr.ts";
 import { type Ip, parseIp } from "../net/ip.ts";
 import { parseMac } from "../net/mac.ts";
 import { accepting, type Request } from "../netlink/request.ts";
@@ -59,6 +59,10 @@ export interface PodLink {
   readonly uplink?: Uplink;
   /** Of the second and later interfaces of a pod: their routes are in a table of their own, by source address. */
   readonly podTable?: number;
+  /** CIDRs that the pod reaches by this interface, whatever the source address. */
+  readonly routes?: readonly string[];
+  /** Interfaces that were made with this one, and go with it: attachments of the same container. */
+  readonly others?: readonly string[];
 }
 
 export interface Uplink {
@@ -153,22 +157,45 @@ export function podRoutes(link: PodLink, vethIndex: number, upIndex: number): Ro
       onlink: true,
       ...(link.podTable === undefined ? {} : { table: link.podTable }),
     };
-    if (link.uplink) return [...nodeRoutes(link, parseIp(a.address), vethIndex), route];
+    const wanted = [...onLink(link, a, upIndex), route, ...extraRoutes(link, a, upIndex)];
+    if (link.uplink) return [...nodeRoutes(link, parseIp(a.address), vethIndex), ...wanted];
     // So that `ip route get` of the gateway itself answers.
     return gateway.family === 6 || link.podTable !== undefined
-      ? [route]
-      : [{ dst: hostCidr(gateway), linkIndex: upIndex, scope: RT_SCOPE_LINK }, route];
+      ? wanted
+      : [{ dst: hostCidr(gateway), linkIndex: upIndex, scope: RT_SCOPE_LINK }, ...wanted];
   });
 }
 
-/** In a pod with an uplink: what goes through the node's stack. Only the first interface of a pod does that. */
+/** In a table of the interface's own: its vSwitch. In main the address brings that. */
+function onLink(link: PodLink, { address, prefixLength }: PodAddress, upIndex: number): Route[] {
+  if (link.uplink === undefined || link.podTable === undefined) return [];
+  const ip = parseIp(address);
+  const dst = { ip: networkOf({ ip, prefixLength }), prefixLength };
+  return [{ dst, linkIndex: upIndex, scope: RT_SCOPE_LINK, prefSrc: ip, table: link.podTable }];
+}
+
+function extraRoutes(link: PodLink, { address, gateway }: PodAddress, upIndex: number): Route[] {
+  const ip = parseIp(address);
+  return (link.routes ?? [])
+    .map(parseCidr)
+    .filter((dst) => dst.ip.family === ip.family)
+    .map((dst) => ({ dst, gateway: parseIp(gateway), linkIndex: upIndex, onlink: true, prefSrc: ip }));
+}
+
+/** In a pod with an uplink: what goes through the node's stack. What came in by a veth is answered by that veth. */
 function nodeRoutes(link: PodLink, ip: Ip, vethIndex: number): Route[] {
-  if (link.podTable !== undefined) return [];
   const nodes = link.nodeIps.map(parseIp).map(hostCidr);
   const cidrs = (link.uplink?.viaNode ?? []).map(parseCidr);
   return [...nodes, ...cidrs]
     .filter((cidr) => cidr.ip.family === ip.family)
-    .map((dst) => ({ dst, gateway: vethGateway(ip.family), linkIndex: vethIndex, onlink: true, prefSrc: ip }));
+    .map((dst) => ({
+      dst,
+      gateway: vethGateway(ip.family),
+      linkIndex: vethIndex,
+      onlink: true,
+      prefSrc: ip,
+      ...(link.podTable === undefined ? {} : { table: link.podTable }),
+    }));
 }
 
 /** In the pod: replies leave by the interface that they came in on. */

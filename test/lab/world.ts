@@ -3,7 +3,17 @@
  * every node. What the demo, the lab, the end-to-end tests and the benchmark stand on.
  */
 import { type ChildProcess, spawn } from "node:child_process";
-import { closeSync, existsSync, mkdirSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -45,6 +55,8 @@ export interface WorldOptions {
   readonly reconcileSeconds?: number;
   /** Restarted agents fill up at their own time, as in a fleet; else at once. */
   readonly spread?: boolean;
+  /** Agents read manifests from a folder, see {@link WorldNode.manifest}. */
+  readonly manifests?: boolean;
   /** Do not start agents. */
   readonly agents?: boolean;
   /** Types of the chained plugins to keep of the shipped conflist; the interface plugin alone unless given. */
@@ -70,6 +82,8 @@ export interface WorldNode {
   /** From /metrics of the agent. */
   metric(name: string): Promise<number | undefined>;
   newPod(): WorldPod;
+  /** Writes a file of manifests into the agent's folder, as one step. */
+  manifest(file: string, ...objects: readonly object[]): void;
 }
 
 export interface WorldPod extends Pod {
@@ -190,6 +204,8 @@ function createNode(
     }),
   );
   const agentLog = join(dir, "agent.log");
+  const manifestDir = join(dir, "manifests");
+  if (options.manifests) mkdirSync(manifestDir);
   const metricsAddress = "127.0.0.1:9191";
   let serial = 0;
   const node: WorldNode = {
@@ -223,6 +239,7 @@ function createNode(
         ...(options.mode === "vpc" ? podCidrs(ipStack, index).flatMap((cidr) => ["--pod-cidr", cidr]) : []),
         "--ip-stack",
         ipStack,
+        ...(options.manifests ? ["--policy-dir", manifestDir] : []),
       ];
       const endpoint = `http://${cloud.inside.apiEndpoint}`;
       node.agent = inNetns(netns, () =>
@@ -254,6 +271,10 @@ function createNode(
       const { stdout } = await exec({ path: process.execPath, args: ["-e", script], env: {}, stdin: "", netns });
       const line = stdout.split("\n").find((l) => l.startsWith(`${metricName}{`));
       return line === undefined ? undefined : Number(line.split(" ").at(-1));
+    },
+    manifest(file, ...objects) {
+      writeFileSync(join(dir, file), objects.map((o) => `---\n${JSON.stringify(o)}\n`).join(""));
+      renameSync(join(dir, file), join(manifestDir, file));
     },
     newPod() {
       serial += 1;
