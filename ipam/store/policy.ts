@@ -251,12 +251,13 @@ export interface UplinkPod extends AttachmentKey {
   readonly datapath: string;
 }
 
+/** Of a pod with several interfaces each that has an uplink: the chain ran for the first. */
 export function listUplinkPods(db: SqlHandle): UplinkPod[] {
   return db
     .all(
       `SELECT a.network, a.container_id, a.ifname, a.netns, a.netns_dev, a.netns_ino, a.datapath,
               p.namespace, p.name, max(p.posture) AS posture
-         FROM attachment a JOIN policy_address p USING (network, container_id, ifname)
+         FROM attachment a JOIN policy_address p USING (network, container_id)
         WHERE a.datapath LIKE '%"uplink":%' AND a.netns_ino IS NOT NULL
         GROUP BY a.network, a.container_id, a.ifname`,
     )

@@ -161,9 +161,14 @@ function add(w: Work): Result {
 function uplinkOf(w: Work, result: Result): PodLink | undefined {
   // With an uplink the pod has two interfaces: no need to ask the store for every other pod.
   if ((result.interfaces ?? []).filter((i) => (i.sandbox ?? "") !== "").length < 2) return undefined;
-  const datapath = getAttachment(w.store.db, w.key)?.datapath;
-  const link = datapath === undefined ? undefined : (JSON.parse(datapath) as PodLink);
-  return link?.uplink && link;
+  const linkOf = (ifname: string): PodLink | undefined => {
+    const datapath = getAttachment(w.store.db, { ...w.key, ifname })?.datapath;
+    return datapath === undefined ? undefined : (JSON.parse(datapath) as PodLink);
+  };
+  const first = linkOf(w.key.ifname);
+  if (first?.uplink) return first;
+  // One table is for all interfaces of the pod.
+  return (first?.others ?? []).map(linkOf).find((link) => link?.uplink);
 }
 
 function insideOf(w: Work, link: PodLink, policy: PodPolicy | undefined): TableContent {

@@ -64,6 +64,7 @@ function suite(c: Case): void {
       cooldownSeconds: 1,
       manifests: true,
       eniConf: c.eniConf,
+      chained: ["terway-policy"],
     });
     world.cloud.model.addVSwitch({ id: "vsw-plane", zone: "cn-emulated-a", cidr: "10.40.0.0/24" });
     // What nobody reaches who does not belong to it.
@@ -177,7 +178,7 @@ function suite(c: Case): void {
       const request = JSON.stringify([
         { interfaceName: "eth1", network: "storage", routes: [{ dst: `${OUTSIDE_IP}/32` }] },
       ]);
-      const pod = await podAsking({ "k8s.aliyun.com/pod-networks-request": request });
+      const pod = await podAsking({ "k8s.aliyun.com/pod-networks-request": request }, { labels: { app: "guarded" } });
       const far = await ordinary(other);
       const added = await node.runtime.add(pod);
       const [eth0 = "", eth1 = ""] = ips(added.result);
@@ -209,6 +210,15 @@ function suite(c: Case): void {
       await node.runtime.check(pod);
       expect(ips((await node.runtime.add(pod)).result)).toEqual([eth0, eth1]);
 
+      // Policies hold on every interface, wherever its packets pass.
+      const reached = async () => [await ping(far.pod.netns, eth0, 1), await ping(far.pod.netns, eth1, 1)].join();
+      const spec = { podSelector: { matchLabels: { app: "guarded" } }, policyTypes: ["Ingress"] };
+      const policy = { apiVersion: "networking.k8s.io/v1", kind: "NetworkPolicy", metadata: { name: "guard" }, spec };
+      node.manifest("policy.json", policy);
+      await until("the policy in force", 20_000, async () => (await reached()) === "false,false");
+      node.manifest("policy.json");
+      await until("the policy gone", 20_000, async () => (await reached()) === "true,true");
+
       // The runtime knows of eth0 alone.
       store.db.run("UPDATE attachment SET created_ms = created_ms - 60000");
       store.db.run("UPDATE address SET since_ms = since_ms - 60000 WHERE state = 'allocated'");
@@ -227,6 +237,33 @@ function suite(c: Case): void {
         () => runTool("ip", ["-n", nsName(pod.netns), "-o", "link"]).split("\n").length <= 2,
       );
       expect(world.cloud.fabric?.spoofed()).toBe(0);
+    },
+    patient(90_000),
+  );
+
+  it(
+    "do not start half-way when one of their interfaces cannot be had",
+    async () => {
+      world.cloud.model.addVSwitch({ id: "vsw-full", zone: "cn-emulated-a", cidr: "10.41.0.0/24", limit: 0 });
+      node.manifest("full.json", {
+        apiVersion: "network.alibabacloud.com/v1beta1",
+        kind: "PodNetworking",
+        metadata: { name: "full" },
+        spec: { vSwitchOptions: ["vsw-full"] },
+      });
+      const request = JSON.stringify([
+        { interfaceName: "eth1", network: "storage" },
+        { interfaceName: "eth2", network: "full" },
+      ]);
+      const pod = await podAsking({ "k8s.aliyun.com/pod-networks-request": request });
+      await expect(node.runtime.add(pod)).rejects.toThrow(/no free address.*vsw-full/);
+      expect(store.db.all("SELECT ifname FROM attachment WHERE container_id = ?", [pod.containerId])).toEqual([]);
+      expect(store.db.all("SELECT address FROM address WHERE container_id = ?", [pod.containerId])).toEqual([]);
+      await until(
+        "an empty pod",
+        5000,
+        () => runTool("ip", ["-n", nsName(pod.netns), "-o", "link"]).split("\n").length <= 2,
+      );
     },
     patient(90_000),
   );
