@@ -5,6 +5,8 @@ import { cpSync, mkdirSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
+import { openStore } from "../../ipam/store/open.ts";
+import { getPodFacts } from "../../ipam/store/pod-facts.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { OUTSIDE_IP, OUTSIDE_IP6 } from "../cloud/fabric.ts";
@@ -36,6 +38,7 @@ describe("VPC mode", inMode("vpc"), () => {
       poolMax: 5,
       ipStack: "dual",
       cloud: { mtuBytes: 1450 },
+      manifests: true,
     });
     worlds.push(world);
     const [a, b] = world.nodes;
@@ -79,6 +82,33 @@ describe("VPC mode", inMode("vpc"), () => {
     // As the node's own link (F-41).
     expect(runTool("ip", ["-n", pods[0]?.ns.name ?? "", "link", "show", "eth0"])).toContain(" mtu 1450 ");
     await a.runtime.check(pods[0] ?? a.newPod());
+
+    // Beside them a pod with an ENI of its own, by the extended resource (MODE-24).
+    const own = a.newPod();
+    const resources = { limits: { "aliyun/eni": 1 } };
+    const metadata = { name: own.name, namespace: "default", uid: own.uid };
+    a.manifest("own.json", {
+      apiVersion: "v1",
+      kind: "Pod",
+      metadata,
+      spec: { containers: [{ name: "c", resources }] },
+    });
+    const store = openStore({ sys: nodeSys, openSql: openNodeSql }, a.store, { mustExist: true });
+    await until("the pod's facts", 20_000, () => getPodFacts(store.db, "default", own.name ?? ""));
+    store.db.close();
+    const [mine, mine6] = (await a.runtime.add(own)).result.ips?.map((ip) => bare(ip.address)) ?? [];
+    expect(mine).toMatch(/^10\.10\./);
+    expect(mine6).toMatch(/^2408:/);
+    expect([
+      await ping(own.netns, bare(four[0])),
+      await ping(own.netns, bare(four[2])),
+      await ping(pods[2]?.netns ?? "", mine ?? ""),
+      await ping(pods[0]?.netns ?? "", mine6 ?? ""),
+      await ping(own.netns, OUTSIDE_IP6),
+      await ping(a.netns, mine ?? ""),
+    ]).toEqual([true, true, true, true, true, true]);
+    await a.runtime.check(own);
+    await a.runtime.del(own);
     for (const [i, pod] of pods.entries()) await (i < 2 ? a : b).runtime.del(pod);
     expect(world.cloud.fabric?.spoofed()).toBe(0);
   }, 60_000);
