@@ -2,7 +2,7 @@
  * The main job, on one machine: two nodes in two zones of an emulated VPC, agents that keep the pools full, pods that
  * the real plugin binaries attach, real traffic between them, and nothing left at the end.
  *
- *   npm run demo [-- --json] [--mode eniip-veth|vpc|eni-exclusive|eniip-ipvlan|trunk] [--pods N]
+ *   npm run demo [-- --json] [--mode eniip-veth|vpc|eni-exclusive|eniip-ipvlan|trunk] [--ip-stack ipv4|dual|ipv6] [--pods N]
  *
  * What this kernel cannot do runs in the virtual machine: npm run vm -- node test/demo/main.ts --mode trunk
  */
@@ -12,11 +12,12 @@ import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { familiesOf } from "../../shared/config/instance-limits.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { percentile } from "../bench/percentile.ts";
-import { OUTSIDE_IP } from "../cloud/fabric.ts";
-import { labMode } from "../lab/modes.ts";
+import { OUTSIDE_IP, OUTSIDE_IP6 } from "../cloud/fabric.ts";
+import { labMode, labStack } from "../lab/modes.ts";
 import { type PoolView, poolView } from "../lab/store-view.ts";
 import { ping, tcpEcho } from "../lab/traffic.ts";
 import { createWorld, type LabMode, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
@@ -27,6 +28,8 @@ const { values } = parseArgs({
   options: {
     json: { type: "boolean", default: false },
     mode: { type: "string", default: "eniip-veth" },
+    "ip-stack": { type: "string" },
+    "dual-stack": { type: "boolean", default: false },
     pods: { type: "string" },
   },
 });
@@ -48,6 +51,8 @@ const SETUPS: Readonly<Record<LabMode, Setup>> = {
   trunk: { instanceType: "ecs.c7.16xlarge", pods: 8, pool: { min: 5, max: 12 } },
 };
 const MODE = labMode(values.mode);
+const STACK = labStack(values["ip-stack"] ?? (values["dual-stack"] ? "dual" : "ipv4"));
+const OUTSIDE = familiesOf(STACK).map((family) => (family === 4 ? OUTSIDE_IP : OUTSIDE_IP6));
 const { instanceType, pool: POOL, pods } = SETUPS[MODE];
 const PODS = Number(values.pods ?? pods);
 const AWAY = 3;
@@ -59,7 +64,8 @@ function say(text: string): void {
 interface Attached {
   readonly node: WorldNode;
   readonly pod: WorldPod;
-  readonly ip: string;
+  /** One of each family. */
+  readonly ips: readonly string[];
   readonly addMs: number;
 }
 
@@ -78,7 +84,7 @@ async function warm(node: WorldNode, idle: number): Promise<void> {
 async function attach(node: WorldNode): Promise<Attached> {
   const pod = node.newPod();
   const { result, ms } = await node.runtime.add(pod);
-  return { node, pod, ip: result.ips?.[0]?.address.split("/")[0] ?? "", addMs: ms };
+  return { node, pod, ips: (result.ips ?? []).map((i) => i.address.split("/")[0] ?? ""), addMs: ms };
 }
 
 function table(world: World): void {
@@ -99,14 +105,16 @@ function leaksOf(node: WorldNode): string[] {
     ...ip("-o", "link")
       .split("\n")
       .filter((l) => / cal[iu][0-9a-f]+@/.test(l)),
-    ...ip("rule")
-      .split("\n")
-      .filter((l) => l.startsWith("2048:")),
-    ...["17000", "16999"].flatMap((t) =>
-      ip("route", "show", "table", t)
+    ...["-4", "-6"].flatMap((family) => [
+      ...ip(family, "rule")
         .split("\n")
-        .filter((l) => l !== ""),
-    ),
+        .filter((l) => l.startsWith("2048:")),
+      ...["17000", "16999"].flatMap((t) =>
+        ip(family, "route", "show", "table", t)
+          .split("\n")
+          .filter((l) => l !== ""),
+      ),
+    ]),
     ...(v.allocated > 0 ? [`${v.allocated} addresses still allocated`] : []),
     ...(v.attachments > 0 ? [`${v.attachments} attachments still recorded`] : []),
   ];
@@ -121,7 +129,7 @@ async function run(world: World) {
     await until(
       "a route to each node",
       20_000,
-      () => (world.cloud.api.counts().CreateRouteEntry ?? 0) >= world.nodes.length,
+      () => (world.cloud.api.counts().CreateRouteEntry ?? 0) >= world.nodes.length * OUTSIDE.length,
     );
   table(world);
 
@@ -137,12 +145,13 @@ async function run(world: World) {
     // One on the same node, one on the other, and the way out: over all pods every pair of ENIs comes up.
     const same = attached[(i + 2 * (1 + (i % 7))) % attached.length];
     const other = attached[(i + 1 + 2 * (i % 5)) % attached.length];
-    const targets = [same?.ip, other?.ip, OUTSIDE_IP].filter((ip): ip is string => ip !== undefined);
+    const targets = [...(same?.ips ?? []), ...(other?.ips ?? []), ...OUTSIDE];
     const failed: string[] = [];
     for (const target of targets) if (!(await ping(a.pod.netns, target))) failed.push(target);
-    if (other && !(await tcpEcho(other.pod.netns, other.ip, a.pod.netns))) failed.push(`tcp ${other.ip}`);
+    for (const ip of other?.ips ?? [])
+      if (other && !(await tcpEcho(other.pod.netns, ip, a.pod.netns))) failed.push(`tcp ${ip}`);
     if (failed.length === 0) reachable.add(a);
-    else unreachable.push(`${a.pod.name} (${a.ip}) does not reach ${failed.join(", ")}`);
+    else unreachable.push(`${a.pod.name} (${a.ips.join(" ")}) does not reach ${failed.join(", ")}`);
   }
   for (const line of unreachable) say(`  ${line}`);
   say(`  ${reachable.size} of ${attached.length} pods reach all their targets`);
@@ -153,7 +162,10 @@ async function run(world: World) {
   const away: Attached[] = [];
   for (let i = 0; i < AWAY; i++) away.push(await attach(first));
   let awayReachable = 0;
-  for (const a of away) if (await ping(a.pod.netns, attached[1]?.ip ?? "")) awayReachable += 1;
+  for (const a of away) {
+    const reached = await Promise.all((attached[1]?.ips ?? []).map((ip) => ping(a.pod.netns, ip)));
+    if (reached.length > 0 && reached.every((good) => good)) awayReachable += 1;
+  }
   say(`  ${away.length} pods attached without an agent, ${awayReachable} reach a pod on ${second.name}`);
   first.startAgent();
 
@@ -186,6 +198,7 @@ async function run(world: World) {
   const addMs = [...attached, ...away].map((a) => a.addMs);
   return {
     mode: MODE,
+    ipStack: STACK,
     ok:
       unreachable.length === 0 &&
       leaks.length === 0 &&
@@ -220,11 +233,12 @@ async function main(): Promise<void> {
     });
     if (built.status !== 0) throw new Error("the plugins could not be built: see above");
   }
-  say(`starting an emulated VPC with two nodes in two zones, mode ${MODE}`);
+  say(`starting an emulated VPC with two nodes in two zones, mode ${MODE}, ${STACK}`);
   const world = await createWorld({
     prefix: `demo${process.pid % 1000}`,
     nodes: 2,
     mode: MODE,
+    ipStack: STACK,
     instanceType,
     poolMin: POOL.min,
     poolMax: POOL.max,

@@ -3,7 +3,7 @@
  * many times while plugins are killed, and exit status 1 if anything is left.
  *
  *   npm run lab -- [--nodes N] [--mode eniip-veth|vpc|eni-exclusive|eniip-ipvlan|trunk] [--instance-type TYPE] [--pool-min N] [--pool-max N] [--ip-stack ipv4|dual|ipv6] [--state FILE]
- *   npm run lab -- --soak CYCLES [--mode M] [--seed N] [--at-once N] [--json]
+ *   npm run lab -- --soak CYCLES [--mode M] [--ip-stack S] [--seed N] [--at-once N] [--json]
  */
 import { rmSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
@@ -41,6 +41,7 @@ function count(name: string, text: string): number {
 if (values.soak !== undefined) {
   const report = await runSoak({
     mode,
+    ipStack,
     cycles: count("soak", values.soak),
     seed: count("seed", values.seed),
     atOnce: count("at-once", values["at-once"]),

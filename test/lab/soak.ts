@@ -5,10 +5,11 @@
  */
 import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
+import type { IpStack } from "../../shared/config/instance-limits.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { percentile } from "../bench/percentile.ts";
-import { OUTSIDE_IP } from "../cloud/fabric.ts";
+import { OUTSIDE_IP, OUTSIDE_IP6 } from "../cloud/fabric.ts";
 import { patient } from "../kernel/patience.ts";
 import { CniCallError, type CniRuntime, createRuntime } from "../runtime/cni-runtime.ts";
 import { type Baseline, baselineOf, type Leak, leaksOf } from "./leaks.ts";
@@ -19,6 +20,8 @@ import { CNI_PATH, createWorld, type LabMode, until, type World, type WorldNode,
 
 export interface SoakOptions {
   readonly mode: LabMode;
+  /** Absent: ipv4. */
+  readonly ipStack?: IpStack;
   readonly cycles: number;
   readonly seed: number;
   readonly prefix: string;
@@ -78,6 +81,7 @@ export async function runSoak(options: SoakOptions): Promise<SoakReport> {
     prefix: options.prefix,
     nodes: 1,
     mode: options.mode,
+    ipStack: options.ipStack ?? "ipv4",
     instanceType,
     poolMin: pool,
     poolMax: pool,
@@ -223,7 +227,7 @@ async function cycle(s: Soak, c: Cycle): Promise<void> {
     const killedInAdd = kill?.verb === "ADD" && (await killed(s, kill, (call) => node.runtime.add(pod, call)));
     if (!killedInAdd || c.end === "again") {
       const ip = await add(s, pod);
-      if (!(await ping(pod.netns, OUTSIDE_IP)))
+      if (!(await ping(pod.netns, ip.includes(":") ? OUTSIDE_IP6 : OUTSIDE_IP)))
         throw new Error(`${pod.name} (${ip}) reaches nobody\n${lookAround(node, pod)}`);
       tally.pings += 1;
       if (c.check && !c.hostPort) {
