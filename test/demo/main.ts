@@ -129,7 +129,9 @@ async function run(world: World) {
     await until(
       "a route to each node",
       20_000,
-      () => (world.cloud.api.counts().CreateRouteEntry ?? 0) >= world.nodes.length * OUTSIDE.length,
+      () =>
+        [...world.cloud.model.routes.values()].filter((r) => r.status === "Available").length >=
+        world.nodes.length * OUTSIDE.length,
     );
   table(world);
 
