@@ -133,6 +133,7 @@ function fakeCloud() {
         if (!enis.has(id)) {
           enis.set(id, { ips: new Set(), status: "Available" });
           give(id, draw(`${r.clientToken}-ips`, r.count4, "10.0.0."));
+          give(id, draw(`${r.clientToken}-ips6`, r.count6, "fd00::"));
         }
         return eniOf(id, [...there(id).ips], there(id).status);
       }),
@@ -302,6 +303,17 @@ describe("an action that is refused", () => {
     expect(Object.keys(statesOf())).toHaveLength(2);
     await newExecutor().run({ kind: "assign", eniId: "eni-01", count: 2, family: 6 });
     expect(listAddresses(store.db).map((a) => a.family)).toEqual([4, 4, 6, 6]);
+  });
+});
+
+describe("IPv6 alone", () => {
+  it("asks for no IPv4 address, neither with a new ENI nor for one that is there", async () => {
+    ipStack = "ipv6";
+    haveEni("eni-01", []);
+    await newExecutor().run({ kind: "assign", eniId: "eni-01", count: 2 });
+    await newExecutor().run({ kind: "create", vswitchId: "vsw-1", count: 3 });
+    expect(listAddresses(store.db).map((a) => a.family)).toEqual([6, 6, 6, 6, 6]);
+    expect([...cloud.enis.values()].flatMap((e) => [...e.ips]).filter((ip) => !ip.includes(":"))).toEqual([]);
   });
 });
 

@@ -112,6 +112,20 @@ describe("an ENI of the pool", () => {
   });
 });
 
+describe("an ENI of an IPv6-only pool", () => {
+  const six = [address("fd00::2"), address("fd00::3", { state: "allocated" }), address("10.0.0.2")];
+  it("counts its IPv6 addresses", () => {
+    const [seen] = poolEnis([eni], six, "ipv6", new Map(), 100);
+    expect(seen).toMatchObject({ total: 2, allocated: 1, idle: ["fd00::2"] });
+    expect(seen?.idle6).toBeUndefined();
+  });
+  it("is taken whole when a pod of before has its IPv4 address", () => {
+    const held = [address("fd00::2"), address("10.0.0.2", { state: "allocated" })];
+    const [whole] = poolEnis([{ ...eni, kind: "exclusive" }], held, "ipv6", new Map(), 100);
+    expect(whole).toMatchObject({ total: 1, allocated: 1, idle: [] });
+  });
+});
+
 describe("a call under way", () => {
   const intent = (kind: Intent["kind"], payload: object, eniId?: string): Intent => ({
     id: "i",

@@ -215,6 +215,24 @@ describe("dual stack", () => {
   });
 });
 
+describe("IPv6 alone", () => {
+  const config = { stack: "ipv6" } as const;
+  const empty = { vswitches: [{ id: "vsw-a", available: 0 }] };
+  it("asks a vSwitch without IPv4 addresses for IPv6 ones of the ENIs that are there", () => {
+    const full = { "vswitch:vsw-a": { untilMs: 9000, reason: "full", condition: "VSwitchExhausted" } } as const;
+    const state = makeState({ enis: [makeEni("a", 1)], config, ...empty, inhibitions: full });
+    expect(actions(state)).toEqual([{ kind: "assign", eniId: "a", count: 3 }]);
+    expect(actions({ ...state, config: { ...state.config, stack: "ipv4" } })).toEqual([]);
+  });
+  it("takes one address of the vSwitch for a new ENI, and none without it", () => {
+    const one = makeState({ config, waiters: 6, vswitches: [{ id: "vsw-a", available: 1 }] });
+    expect(actions(one)).toEqual([{ kind: "create", vswitchId: "vsw-a", count: 9 }]);
+    const none = makeState({ config, waiters: 6, ...empty });
+    expect(actions(none)).toEqual([]);
+    expect(decide(none, 0).stuck).toContain("vSwitch vsw-a has 0 free addresses");
+  });
+});
+
 describe("shrinking with memory", () => {
   const TTL = 300_000;
   const config = { minIdle: 4, maxIdle: 20, idleTtlMs: TTL };

@@ -7,6 +7,7 @@ import {
   type InstanceLimits,
   limitsFromTypeInfo,
   podCapacity,
+  stackProblem,
 } from "./instance-limits.ts";
 import { applyNodeAnnotations, MAX_POOL_ANNOTATION, MIN_POOL_ANNOTATION } from "./node-annotations.ts";
 
@@ -37,6 +38,7 @@ describe("podCapacity", () => {
     ["ENIIP, 3 × 10", limits(3, 10), "ENIIP", "ipv4", 18],
     ["ENIIP, dual, fewer IPv6", limits(4, 15, { ipv6PerEni: 5 }), "ENIIP", "dual", 15],
     ["ENIIP, dual, no IPv6", limits(4, 15, { ipv6PerEni: 0 }), "ENIIP", "dual", 0],
+    ["ENIIP, IPv6 alone: no primary address is left out", limits(4, 15, { ipv6PerEni: 10 }), "ENIIP", "ipv6", 30],
     ["ENIIP, no secondary ENI", limits(1, 10), "ENIIP", "ipv4", 0],
     ["ENIIP, an old type without numbers", limits(0, 0), "ENIIP", "ipv4", 0],
     ["ENI exclusive, 8 ENIs", limits(8, 30), "ENI", "ipv4", 7],
@@ -45,6 +47,20 @@ describe("podCapacity", () => {
   ] as const)("%s", (_claim, type, mode, stack, want) => expect(podCapacity(type, mode, stack)).toBe(want));
 
   it("leaves an ENI's primary address out", () => expect(addressesPerEni(limits(4, 15), "ipv4")).toBe(14));
+});
+
+describe("stackProblem", () => {
+  const none = limits(4, 15, { ipv6PerEni: 0 });
+  it.each([
+    ["IPv4 needs nothing", none, "ENIIP", "ipv4", undefined],
+    ["dual on a type without IPv6", none, "ENIIP", "dual", /ip_stack dual needs IPv6.*ecs.test has none.*another/],
+    ["IPv6 alone, whole ENIs", none, "ENI", "ipv6", /ip_stack ipv6 needs IPv6 addresses on ENIs/],
+    ["VPC mode has ranges of its own", none, "VPC", "ipv6", undefined],
+    ["a type with IPv6", limits(4, 15), "Trunk", "ipv6", undefined],
+  ] as const)("%s", (_claim, type, mode, stack, want) => {
+    if (want === undefined) expect(stackProblem(type, mode, stack)).toBeUndefined();
+    else expect(stackProblem(type, mode, stack)).toMatch(want);
+  });
 });
 
 describe("clampToInstance", () => {

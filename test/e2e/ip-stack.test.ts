@@ -32,6 +32,7 @@ const CASES: readonly Case[] = [
   { mode: "eniip-veth", kind: "shared", enis: 2, secondary: 2 },
   { mode: "eni-exclusive", kind: "exclusive", enis: 3, secondary: 0 },
   { mode: "eniip-ipvlan", kind: "shared", enis: 2, secondary: 2 },
+  { mode: "trunk", kind: "member", enis: 3, secondary: 0 },
 ];
 const FAMILIES = [4, 6] as const;
 type Family = (typeof FAMILIES)[number];
@@ -157,7 +158,7 @@ for (const { mode, kind, enis, secondary } of CASES)
         prefix: `k${process.pid % 10000}`,
         nodes: 2,
         mode,
-        instanceType: "ecs.g7.xlarge",
+        instanceType: kind === "member" ? "ecs.c7.16xlarge" : "ecs.g7.xlarge",
         poolMin: 0,
         poolMax: 0,
         cooldownSeconds: 0,
@@ -241,7 +242,7 @@ for (const { mode, kind, enis, secondary } of CASES)
         const before = { pod: ipv6State(pod.netns), node: ipv6State(here.node.netns) };
         const byVeth = linkNames(here.node.netns).find((name) => name.startsWith("cal")) ?? "";
         await advertise(here.node.netns, byVeth, pod.netns);
-        await advertise(router, portOf(String(eni?.mac)), kind === "exclusive" ? pod.netns : here.node.netns);
+        await advertise(router, portOf(String(eni?.mac)), kind === "shared" ? here.node.netns : pod.netns);
         if (mode === "eniip-ipvlan") await advertise(router, portOf(String(eni?.mac)), pod.netns);
         await advertise(router, portOf(primary(here.node).mac), here.node.netns);
         expect({ pod: ipv6State(pod.netns), node: ipv6State(here.node.netns) }).toEqual(before);

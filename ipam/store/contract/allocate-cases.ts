@@ -175,6 +175,17 @@ export const ALLOCATE_CASES: readonly ContractCase[] = [
     },
   ],
   [
+    "a whole ENI is one pod's, whatever families the pod before and the next one have",
+    ({ store }) => {
+      putEni(store, makeEni(1, { kind: "exclusive" }), ["10.0.1.1", "fd00::1:5"]);
+      putEni(store, makeEni(2, { kind: "exclusive" }), ["10.0.2.1", "fd00::2:5"]);
+      const only = { kinds: ["exclusive"] } as const;
+      equal(said(take(store, "a", { only })), "assigned 10.0.1.1");
+      equal(said(take(store, "b", { only, families: [6] })), "assigned fd00::2:5");
+      equal(said(take(store, "c", { only, families: [6] })), "pool-empty");
+    },
+  ],
+  [
     "an empty pool is explained in numbers, for each family",
     ({ store }) => {
       putEni(store, makeEni(1), ["10.0.1.5", "10.0.1.6", "10.0.1.7", "10.0.1.8", "fd00::1:5"]);
