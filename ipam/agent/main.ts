@@ -342,6 +342,11 @@ async function main(): Promise<void> {
     storeLost: (error) => beginAnew(store, error),
     reached: killPoint(options.dieAt),
   };
+  if (options.ipStack !== "ipv4" && facts.node6 === undefined)
+    log(
+      "error",
+      `ip_stack ${options.ipStack}: this node's primary ENI has no IPv6 address, by which the node could reach its pods: assign one and start the agent again`,
+    );
   const agent = startAgent(ctx, facts);
   const { disableNetworkPolicy, eniTags } = config;
   const shaping = createShapingKeeper(ctx, nodeName, options.qosConfigPath);

@@ -16,7 +16,9 @@ export function inKernel<T>(what: string, work: () => T): T {
     throw new CniFailure(
       CODE.kernel,
       `${what}: the kernel refused "${error.message}"`,
-      "run the same command with ip(8) in that namespace to see more",
+      error.extack.includes("IPv6 is disabled")
+        ? "the node's new links have no IPv6: sysctl -w net.ipv6.conf.default.disable_ipv6=0, and look into /etc/sysctl.d"
+        : "run the same command with ip(8) in that namespace to see more",
       error,
     );
   }

@@ -272,6 +272,14 @@ for (const { mode, kind, enis, secondary } of CASES)
         await expect(here.node.runtime.add(pod)).rejects.toThrow(/IPv4: [1-9]\d* idle.*IPv6: 0 idle/);
         expect([traces(), idle(4)]).toEqual([[], free[0]]);
         inTransaction(db, () => db.run("UPDATE address SET state = 'idle' WHERE family = 6 AND state = 'releasing'"));
+        // New links of the node have no IPv6.
+        const without = (on: 0 | 1) =>
+          runTool("nsenter", [`--net=${here.node.netns}`, "sysctl", "-qw", `net.ipv6.conf.default.disable_ipv6=${on}`]);
+        without(1);
+        await expect(here.node.runtime.add(pod)).rejects.toThrow(/IPv6 is disabled.*disable_ipv6=0/);
+        without(0);
+        await until("ENIs back", 5000, () => linkNames(here.node.netns).join() === pristine.join());
+        expect([traces(), FAMILIES.map(idle)]).toEqual([[], free]);
         const again = await attach(here, pod);
         expect(await ping(pod.netns, OUTSIDE_IP6)).toBe(true);
         await detach(again);

@@ -25,6 +25,9 @@ export type StoreFact =
       readonly enis: number;
       /** Of the agent's instance; undefined: it never said. */
       readonly instanceType: string | undefined;
+      /** Of the node's pods; undefined: no agent ever said. */
+      readonly ipStack: string | undefined;
+      readonly hasIpv6Address: boolean;
     };
 
 export interface NodeCheckFacts {

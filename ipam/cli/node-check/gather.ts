@@ -26,6 +26,7 @@ export interface Places {
 const SYSCTLS = [
   "net/ipv4/ip_forward",
   "net/ipv6/conf/all/forwarding",
+  "net/ipv6/conf/default/disable_ipv6",
   "net/ipv4/conf/all/rp_filter",
   "net/ipv4/conf/default/rp_filter",
 ] as const;
@@ -115,6 +116,8 @@ function lookAtStore(path: string): StoreFact {
         pods: view.pods.length,
         enis: view.enis.length,
         instanceType: view.facts.instance_type,
+        ipStack: view.facts.ip_stack,
+        hasIpv6Address: (view.facts.node_ip6 ?? "") !== "",
       };
     } finally {
       store.db.close();

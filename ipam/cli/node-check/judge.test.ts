@@ -20,6 +20,19 @@ function fileOf(file: string, wish: ConflistWish): ConfFile {
 }
 const foreign = (file: string, type: string): ConfFile => ({ file, text: "{}", network: "other", types: [type] });
 
+const STORE = {
+  kind: "there",
+  path: "/s",
+  agentRuns: true,
+  idle: 5,
+  pods: 3,
+  enis: 2,
+  instanceType: "ecs.g7.large",
+  ipStack: "ipv4",
+  hasIpv6Address: false,
+} as const;
+const STORE6 = { ...STORE, ipStack: "dual", hasIpv6Address: true };
+
 /** A node on which all is well, in mode eniip-veth. */
 function node(
   changes: Partial<NodeCheckFacts> & { without?: readonly KernelFeature[]; missing?: readonly string[] } = {},
@@ -36,7 +49,7 @@ function node(
       missing.includes(type)
         ? { kind: "missing", looked: "/opt/cni/bin" }
         : { kind: "installed", versions: ["0.4.0", "1.0.0", "1.1.0"] },
-    store: { kind: "there", path: "/s", agentRuns: true, idle: 5, pods: 3, enis: 2, instanceType: "ecs.g7.large" },
+    store: STORE,
     links: ["lo", "eth0", "cali00000000001", "tunl0"],
     chains: ["KUBE-SERVICES", "prerouting"],
     ...rest,
@@ -160,6 +173,24 @@ describe("judgeNode", () => {
       1,
     ],
     [
+      "IPv6 forwarding that was turned off under pods with IPv6",
+      node({ store: STORE6, sysctls: { "net/ipv4/ip_forward": "1", "net/ipv6/conf/all/forwarding": "0" } }),
+      /^error: net\.ipv6\.conf\.all\.forwarding: is 0 with 3 pods/,
+      1,
+    ],
+    [
+      "a node without IPv6 for pods that have it",
+      node({ store: STORE6, sysctls: { "net/ipv6/conf/default/disable_ipv6": "1" } }),
+      /^error: net\.ipv6\.conf\.default\.disable_ipv6: is 1, and pods have ip_stack dual/,
+      1,
+    ],
+    [
+      "a node without an IPv6 address of its own",
+      node({ store: { ...STORE6, ipStack: "ipv6", hasIpv6Address: false } }),
+      /^error: ip_stack: is ipv6, and the node's primary ENI has no IPv6 address.*assign an IPv6 address/,
+      1,
+    ],
+    [
       "no store",
       node({ store: { kind: "missing", path: "/s" } }),
       /^warning: \/s: there is no store.*start terway-agent/,
@@ -174,7 +205,17 @@ describe("judgeNode", () => {
     [
       "no agent",
       node({
-        store: { kind: "there", path: "/s", agentRuns: false, idle: 5, pods: 0, enis: 1, instanceType: undefined },
+        store: {
+          kind: "there",
+          path: "/s",
+          agentRuns: false,
+          idle: 5,
+          pods: 0,
+          enis: 1,
+          instanceType: undefined,
+          ipStack: undefined,
+          hasIpv6Address: false,
+        },
       }),
       /^warning: terway-agent: does not run: pods start while idle addresses are left \(5\)/,
       0,

@@ -58,6 +58,7 @@ export function judgeNode(facts: NodeCheckFacts, wanted?: ModeName): NodeReport 
     for (const reason of asked.because) findings.push({ level: "error", subject: `mode ${asked.mode}`, ...reason });
   findings.push(
     ...confFindings(facts, kernel),
+    ...ipv6Findings(facts),
     ...sysctlFindings(facts),
     ...filterFindings(facts, wanted ?? modeInForce),
     ...storeFindings(facts, wanted ?? modeInForce),
@@ -223,6 +224,32 @@ function confFindings(facts: NodeCheckFacts, kernel: KernelReport | undefined): 
   return findings;
 }
 
+function podsHaveIpv6({ store }: NodeCheckFacts): boolean {
+  return store.kind === "there" && store.ipStack !== undefined && store.ipStack !== "ipv4";
+}
+
+/** What pods with IPv6 take of the node besides the kernel's features. */
+function ipv6Findings(facts: NodeCheckFacts): NodeFinding[] {
+  if (facts.store.kind !== "there" || !podsHaveIpv6(facts)) return [];
+  const { ipStack, hasIpv6Address } = facts.store;
+  const findings: NodeFinding[] = [];
+  if (facts.sysctls["net/ipv6/conf/default/disable_ipv6"] === "1")
+    findings.push({
+      level: "error",
+      subject: "net.ipv6.conf.default.disable_ipv6",
+      message: `is 1, and pods have ip_stack ${ipStack}: the node's end of a pod's link takes no IPv6 route`,
+      remedy: "sysctl -w net.ipv6.conf.default.disable_ipv6=0, and look into /etc/sysctl.d for who sets it",
+    });
+  if (!hasIpv6Address)
+    findings.push({
+      level: "error",
+      subject: "ip_stack",
+      message: `is ${ipStack}, and the node's primary ENI has no IPv6 address: the node does not reach its pods by IPv6`,
+      remedy: "assign an IPv6 address to the instance's primary ENI, and start terway-agent again",
+    });
+  return findings;
+}
+
 function sysctlFindings(facts: NodeCheckFacts): NodeFinding[] {
   const pods = facts.store.kind === "there" ? facts.store.pods : 0;
   const off = (["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding"] as const).filter(
@@ -230,7 +257,7 @@ function sysctlFindings(facts: NodeCheckFacts): NodeFinding[] {
   );
   return off.flatMap((name): NodeFinding[] => {
     // Before the first pod nobody has turned it on yet, and IPv6 is not everybody's.
-    if (pods === 0 || name.startsWith("net/ipv6")) return [];
+    if (pods === 0 || (name.startsWith("net/ipv6") && !podsHaveIpv6(facts))) return [];
     const dotted = name.replaceAll("/", ".");
     return [
       {
