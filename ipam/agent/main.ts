@@ -50,7 +50,7 @@ function readOptions(): AgentOptions {
       metadata: { type: "string", default: process.env.METADATA_URL ?? DEFAULT_METADATA_URL },
       "node-name": { type: "string" },
       "pod-cidr": { type: "string", multiple: true, default: [] },
-      "ip-stack": { type: "string", default: "ipv4" },
+      "ip-stack": { type: "string" },
       metrics: { type: "string" },
       "reconcile-seconds": { type: "string" },
       "policy-dir": { type: "string" },
@@ -77,7 +77,8 @@ function readOptions(): AgentOptions {
   };
 }
 
-function stackOf(text: string): IpStack {
+function stackOf(text: string | undefined): IpStack | undefined {
+  if (text === undefined) return undefined;
   const stack = IP_STACKS.find((s) => s === text);
   if (stack === undefined) throw new Error(`--ip-stack is ${JSON.stringify(text)}: want ${IP_STACKS.join(", ")}`);
   return stack;
@@ -118,7 +119,7 @@ function agentConfig(
   read: EniConfig,
   self: Self,
   limits: InstanceLimits,
-  { ipStack, reconcileMs }: Pick<AgentOptions, "ipStack" | "reconcileMs">,
+  { ipStack = read.ipStack, reconcileMs }: Pick<AgentOptions, "ipStack" | "reconcileMs">,
 ): AgentConfig {
   const typeLimits = toTypeLimits(self.instanceType, limits);
   const problem = stackProblem(typeLimits, read.networkMode, ipStack);
@@ -258,7 +259,7 @@ function killPoint(dieAt: string | undefined): (point: string) => void {
 }
 
 /** Of the families that pods have. @throws when one of them has none. */
-function podCidrsOf({ podCidrs, ipStack }: AgentOptions): readonly string[] {
+function podCidrsOf(podCidrs: readonly string[], ipStack: IpStack): readonly string[] {
   const cidrs = podCidrs.map((text) => {
     const cidr = tryParseCidr(text);
     if (cidr === undefined)
@@ -268,9 +269,7 @@ function podCidrsOf({ podCidrs, ipStack }: AgentOptions): readonly string[] {
   return familiesOf(ipStack).flatMap((family) => {
     const found = cidrs.filter((cidr) => cidr.ip.family === family);
     if (found.length === 0 && cidrs.length > 0)
-      throw new Error(
-        `--ip-stack ${ipStack} in network_mode VPC needs an IPv${family} pod range: give it by --pod-cidr`,
-      );
+      throw new Error(`ip_stack ${ipStack} in network_mode VPC needs an IPv${family} pod range: give it by --pod-cidr`);
     // As the route table has it.
     return found.map(formatCidr);
   });
@@ -306,7 +305,7 @@ async function main(): Promise<void> {
   let inForce = agentConfig(config, self, limits, options);
   const facts: AgentFacts = {
     nodeName,
-    podCidrs: inForce.mode === "vpc" ? podCidrsOf(options) : [],
+    podCidrs: inForce.mode === "vpc" ? podCidrsOf(options.podCidrs, inForce.ipStack) : [],
     node6: (await metadata.get(`network/interfaces/macs/${self.primaryMac}/ipv6s`))
       ?.replace(/[[\]\s]/g, "")
       .split(",")[0],
@@ -342,10 +341,10 @@ async function main(): Promise<void> {
     storeLost: (error) => beginAnew(store, error),
     reached: killPoint(options.dieAt),
   };
-  if (options.ipStack !== "ipv4" && facts.node6 === undefined)
+  if (inForce.ipStack !== "ipv4" && facts.node6 === undefined)
     log(
       "error",
-      `ip_stack ${options.ipStack}: this node's primary ENI has no IPv6 address, by which the node could reach its pods: assign one and start the agent again`,
+      `ip_stack ${inForce.ipStack}: this node's primary ENI has no IPv6 address, by which the node could reach its pods: assign one and start the agent again`,
     );
   const agent = startAgent(ctx, facts);
   const { disableNetworkPolicy, eniTags } = config;

@@ -12,7 +12,8 @@ export interface AgentOptions {
   readonly podCidrs: readonly string[];
   /** `HOST:PORT` for /metrics and /healthz; absent: none. */
   readonly metricsAddress: string | undefined;
-  readonly ipStack: IpStack;
+  /** Absent: as `eni_conf` says. */
+  readonly ipStack: IpStack | undefined;
   /** How old the picture of the ENIs may become, ms. Absent: as `eni_conf` says. */
   readonly reconcileMs: number | undefined;
   /** Tests: 0 makes a restarted agent wait for nothing. Absent: from the instance's id. */

@@ -73,7 +73,7 @@ export function accountForConf(
   }
   for (const [key, value] of Object.entries(plugin)) {
     if (single && ["cniVersion", "name", "disableCheck", "plugins"].includes(key)) continue;
-    if (isEniConfKey(key)) continue; // told with eni_conf
+    if (key !== "ip_stack" && isEniConfKey(key)) continue; // told with eni_conf
     const known = Object.hasOwn(LEGACY_KEYS, key) ? LEGACY_KEYS[key] : undefined;
     if (key === "type") say(key, "translated", `mode ${mode}: ${modeInfo(mode).title}`);
     else if (key === "eniip_virtual_type")
@@ -87,8 +87,8 @@ export function accountForConf(
         key,
         "moved",
         value === "ipv4"
-          ? "terway-agent's default, --ip-stack ipv4"
-          : `start terway-agent with --ip-stack ${String(value)}`,
+          ? "terway-agent's default"
+          : `start terway-agent with --ip-stack ${String(value)}, or write it into eni_conf`,
       );
     else if (key === "eni_conf")
       say(

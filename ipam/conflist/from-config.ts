@@ -71,7 +71,9 @@ export function convertConfig(legacy: LegacyDocuments, hasIpvlan: boolean | unde
     type: undefined,
   });
   faults.push(...conf.faults.map((f) => `10-terway.conf: ${f.message}`));
-  const eni = parseEniConf(legacy.eniConf ?? {}, { inline: plugin, discovered: PLACEHOLDERS });
+  // Every former file has it, mostly with the default: that alone is no reason to write another eni_conf.
+  const { ip_stack: _stack, ...entry } = plugin;
+  const eni = parseEniConf(legacy.eniConf ?? {}, { inline: entry, discovered: PLACEHOLDERS });
   faults.push(...eni.faults.map((f) => f.message));
   const addon = legacy.addonOptions === undefined ? undefined : parseAddonOptions(legacy.addonOptions);
   faults.push(...(addon?.faults.map((f) => f.message) ?? []));
@@ -98,7 +100,7 @@ export function convertConfig(legacy: LegacyDocuments, hasIpvlan: boolean | unde
   const rendered = renderConflist(wish);
   if (rendered.kind === "refused") return { kind: "refused", faults: rendered.faults };
   const conflist = { ...rendered.conflist, plugins: weave(rendered.conflist.plugins, others) };
-  const inline = Object.fromEntries(Object.entries(plugin).filter(([key]) => isEniConfKey(key)));
+  const inline = Object.fromEntries(Object.entries(entry).filter(([key]) => isEniConfKey(key)));
   return {
     kind: "converted",
     mode,

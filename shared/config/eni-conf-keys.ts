@@ -15,6 +15,7 @@ import {
   whole,
   zoneVSwitches,
 } from "./config-value.ts";
+import type { IpStack } from "./instance-limits.ts";
 
 export interface KeySpec<T> {
   /** Requirement id. */
@@ -60,6 +61,8 @@ function key<T>(
     actedOn: extra.idle === undefined,
   };
 }
+
+export const IP_STACK = oneOf<IpStack>({ ipv4: "ipv4", dual: "dual", ipv6: "ipv6" });
 
 export type NetworkMode = "VPC" | "ENI" | "ENIIP" | "Trunk";
 export type EniSelectionPolicy = "least-ip" | "most-ip";
@@ -151,6 +154,8 @@ export const ENI_CONF_KEYS = {
 
   /** Not of the seeds: the ConfigMap key of the same name, which the inline form may carry too (CFG-1). */
   disableNetworkPolicy: key<boolean>("CFG-1", "disable_network_policy", quotedFlag, false),
+  /** Not of the seeds here: of 10-terway.conf there, with IPv6 alone added (CFG-74). */
+  ipStack: key<IpStack>("CFG-74", "ip_stack", IP_STACK, "ipv4"),
   /** Not of the seeds: caps the ENIs used for pods below the instance's own limit (CON-10). */
   maxEni: key<number | undefined>("CON-10", "max_eni", whole(0, 256), undefined),
   /** Not of the seeds: which vSwitch of the zone a new ENI goes to. `most` takes the one with most free addresses. */

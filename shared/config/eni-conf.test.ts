@@ -29,6 +29,7 @@ const row = (id: string, key: string, good: unknown, reads: Partial<EniConfig>, 
 });
 
 const rows: readonly Row[] = [
+  row("CFG-74", "ip_stack", "ipv6", { ipStack: "ipv6" }, "ipv5"),
   row("CFG-1", "disable_network_policy", "true", { disableNetworkPolicy: true }, "yes"),
   row("CFG-10", "version", "1", { version: "1" }, 1),
   row("CFG-11", "access_key", "", { accessKey: "" }, 7),

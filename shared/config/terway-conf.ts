@@ -1,6 +1,7 @@
 /** `10-terway.conf` (CFG-70 to 74), in single or list form, and the add-on's options (CFG-8). */
 import { entriesOf, flag, oneOf, quotedFlag, text, type ValueKind } from "./config-value.ts";
 import type { ConfigFault, ConfigWarning } from "./eni-conf.ts";
+import { IP_STACK } from "./eni-conf-keys.ts";
 import type { IpStack } from "./instance-limits.ts";
 import { parseJsonWithComments } from "./json-with-comments.ts";
 
@@ -21,7 +22,6 @@ const VERSION: ValueKind<string> = {
   read: (value) => (typeof value === "string" && /^\d+\.\d+\.\d+$/.test(value) ? value : undefined),
 };
 const VIRTUAL_TYPE = oneOf<EniipVirtualType>({ IPVlan: "IPVlan", Veth: "Veth" });
-const IP_STACK = oneOf<IpStack>({ ipv4: "ipv4", dual: "dual", ipv6: "ipv6" });
 
 export interface TerwayConfOutcome {
   /** Absent when there is any fault. */
