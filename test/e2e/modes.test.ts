@@ -162,6 +162,41 @@ describe("dual stack", inMode("eniip-veth"), () => {
   }, 60_000);
 });
 
+describe("IPv6 alone", inMode("eniip-veth"), () => {
+  it("has the agent keep IPv6 addresses and ask for no IPv4 ones, as far as the type carries them", async () => {
+    const world = await createWorld({
+      prefix: `x${process.pid % 10000}`,
+      nodes: 1,
+      mode: "eniip-veth",
+      // Three IPv6 addresses an ENI, nine IPv4 ones.
+      instanceType: "ecs.emulated.v6few",
+      poolMin: 4,
+      poolMax: 6,
+      ipStack: "ipv6",
+      cooldownSeconds: 1,
+    });
+    worlds.push(world);
+    const [node] = world.nodes;
+    if (!node) throw new Error("a node");
+    await until("warm", 20_000, () => {
+      try {
+        return poolView(node.store, nodeSys.clock(CLOCK_BOOTTIME)).idle >= 4;
+      } catch {
+        return false;
+      }
+    });
+    await node.runtime.status();
+    const [x, y] = [node.newPod(), node.newPod()];
+    const six = [await node.runtime.add(x), await node.runtime.add(y)].map((r) => r.result.ips?.map((i) => i.address));
+    expect(six.every((ips) => ips?.length === 1 && ips[0]?.endsWith("/128"))).toBe(true);
+    expect([await ping(x.netns, bare(six[1]?.[0])), await ping(x.netns, OUTSIDE_IP6)]).toEqual([true, true]);
+    const enis = world.cloud.model.attachedTo(node.instance.id).filter((e) => e.type === "Secondary");
+    expect(enis.every((e) => e.ips.size === 1 && e.ips6.size <= 3)).toBe(true);
+    expect(world.cloud.api.counts().AssignPrivateIpAddresses).toBeUndefined();
+    for (const pod of [x, y]) await node.runtime.del(pod);
+  }, 60_000);
+});
+
 describe("terway-ipam alone", () => {
   const plugins: Record<string, (host: Netns) => PluginConf> = {
     ptp: () => ({ type: "ptp" }),
