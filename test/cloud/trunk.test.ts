@@ -1,6 +1,7 @@
 /** Trunk and member ENIs: their API through the unmodified SDK, and their frames where the kernel has 802.1Q. */
 import { createRequire } from "node:module";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { needs } from "../kernel/features.ts";
 import { patient } from "../kernel/patience.ts";
 import { exec } from "../runtime/exec.ts";
 import { type Cloud, createCloud, DEFAULT_SECURITY_GROUP } from "./cloud.ts";
@@ -297,62 +298,60 @@ describe("members on the wire", () => {
     expect(cloud.model.eniOf(id)).toMatchObject({ status: "Available", type: "Secondary", trunk: undefined });
   });
 
-  it(
-    "have their own vSwitch, addresses and security groups; other tags reach nobody",
-    async ({ skip }) => {
-      if (!carries) skip("needs 802.1Q links (8021q)");
-      const closed = cloud.model.addSecurityGroup("sg-closed", []).id;
-      const [a, b] = [await member("vsw-a"), await member("vsw-c", closed)]; // before the guest sees the trunk
-      cloud.fabric?.plug(trunk);
-      const vlan = (id: string) => cloud.model.eniOf(id).trunk?.vlanId ?? 0;
-      const [podA, podB] = [a, b].map((id) => newPod(vlan(id), cloud.model.eniOf(id).mac)) as [Netns, Netns];
-      address(podA, a);
-      address(podB, b);
-      const far = cloud.model.eniOf(peer.primaryEniId);
-      const farNetns = cloud.fabric?.instanceNetns(peer.id).path ?? "";
-      for (const pod of [podA, podB])
-        for (const ip of [far.primaryIp, [...far.ips6][0] ?? ""])
-          expect([ip, await pings(pod.path, ip)]).toEqual([ip, true]);
-      const [ownA, ownB] = [a, b].map((id) => [...cloud.model.eniOf(id).ips, ...cloud.model.eniOf(id).ips6]) as [
-        string[],
-        string[],
-      ];
-      for (const ip of ownA) expect([ip, await pings(farNetns, ip)]).toEqual([ip, true]);
-      for (const ip of ownB) expect([ip, await pings(farNetns, ip)]).toEqual([ip, false]);
-      await api.ecs.modifyNetworkInterfaceAttribute(
-        new Ecs.ModifyNetworkInterfaceAttributeRequest({
-          ...RegionId,
-          networkInterfaceId: b,
-          securityGroupId: [DEFAULT_SECURITY_GROUP],
-        }),
-      );
-      for (const ip of ownB) expect([ip, await pings(farNetns, ip)]).toEqual([ip, true]);
-      for (const ip of ownB) expect([ip, await pings(podA.path, ip)]).toEqual([ip, true]);
+  it("have their own vSwitch, addresses and security groups; other tags reach nobody", {
+    ...needs("vlan"),
+    timeout: patient(60_000),
+  }, async () => {
+    const closed = cloud.model.addSecurityGroup("sg-closed", []).id;
+    const [a, b] = [await member("vsw-a"), await member("vsw-c", closed)]; // before the guest sees the trunk
+    cloud.fabric?.plug(trunk);
+    const vlan = (id: string) => cloud.model.eniOf(id).trunk?.vlanId ?? 0;
+    const [podA, podB] = [a, b].map((id) => newPod(vlan(id), cloud.model.eniOf(id).mac)) as [Netns, Netns];
+    address(podA, a);
+    address(podB, b);
+    const far = cloud.model.eniOf(peer.primaryEniId);
+    const farNetns = cloud.fabric?.instanceNetns(peer.id).path ?? "";
+    for (const pod of [podA, podB])
+      for (const ip of [far.primaryIp, [...far.ips6][0] ?? ""])
+        expect([ip, await pings(pod.path, ip)]).toEqual([ip, true]);
+    const [ownA, ownB] = [a, b].map((id) => [...cloud.model.eniOf(id).ips, ...cloud.model.eniOf(id).ips6]) as [
+      string[],
+      string[],
+    ];
+    for (const ip of ownA) expect([ip, await pings(farNetns, ip)]).toEqual([ip, true]);
+    for (const ip of ownB) expect([ip, await pings(farNetns, ip)]).toEqual([ip, false]);
+    await api.ecs.modifyNetworkInterfaceAttribute(
+      new Ecs.ModifyNetworkInterfaceAttributeRequest({
+        ...RegionId,
+        networkInterfaceId: b,
+        securityGroupId: [DEFAULT_SECURITY_GROUP],
+      }),
+    );
+    for (const ip of ownB) expect([ip, await pings(farNetns, ip)]).toEqual([ip, true]);
+    for (const ip of ownB) expect([ip, await pings(podA.path, ip)]).toEqual([ip, true]);
 
-      // Another MAC address, another member's tag, no member's tag.
-      const ip = (pod: Netns, ...args: string[]) => runTool("ip", ["-n", pod.name, ...args]);
-      const before = cloud.fabric?.spoofed() ?? 0;
-      ip(podA, "link", "set", "eth0", "address", "00:16:3e:99:99:99");
-      expect(await pings(podA.path, far.primaryIp)).toBe(false);
-      expect(cloud.fabric?.spoofed()).toBeGreaterThan(before);
-      ip(podA, "link", "set", "eth0", "address", cloud.model.eniOf(a).mac);
-      expect(await pings(podA.path, far.primaryIp)).toBe(true);
-      const stranger = newPod(4000, cloud.model.eniOf(a).mac);
-      address(stranger, a);
-      expect(await pings(stranger.path, far.primaryIp)).toBe(false);
+    // Another MAC address, another member's tag, no member's tag.
+    const ip = (pod: Netns, ...args: string[]) => runTool("ip", ["-n", pod.name, ...args]);
+    const before = cloud.fabric?.spoofed() ?? 0;
+    ip(podA, "link", "set", "eth0", "address", "00:16:3e:99:99:99");
+    expect(await pings(podA.path, far.primaryIp)).toBe(false);
+    expect(cloud.fabric?.spoofed()).toBeGreaterThan(before);
+    ip(podA, "link", "set", "eth0", "address", cloud.model.eniOf(a).mac);
+    expect(await pings(podA.path, far.primaryIp)).toBe(true);
+    const stranger = newPod(4000, cloud.model.eniOf(a).mac);
+    address(stranger, a);
+    expect(await pings(stranger.path, far.primaryIp)).toBe(false);
 
-      // The tag passes to another member, in another vSwitch; the old one's frames are not its own any more.
-      await api.detach(a, instance.id, trunk);
-      const c = await member("vsw-c");
-      expect(vlan(c)).toBe(101);
-      expect(await pings(podA.path, far.primaryIp)).toBe(false);
-      ip(podA, "link", "del", "eth0");
-      const podC = newPod(vlan(c), cloud.model.eniOf(c).mac);
-      address(podC, c);
-      expect(await pings(podC.path, far.primaryIp)).toBe(true);
-      expect(await pings(farNetns, cloud.model.eniOf(c).primaryIp)).toBe(true);
-      expect(cloud.model.violations()).toEqual([]);
-    },
-    patient(60_000),
-  );
+    // The tag passes to another member, in another vSwitch; the old one's frames are not its own any more.
+    await api.detach(a, instance.id, trunk);
+    const c = await member("vsw-c");
+    expect(vlan(c)).toBe(101);
+    expect(await pings(podA.path, far.primaryIp)).toBe(false);
+    ip(podA, "link", "del", "eth0");
+    const podC = newPod(vlan(c), cloud.model.eniOf(c).mac);
+    address(podC, c);
+    expect(await pings(podC.path, far.primaryIp)).toBe(true);
+    expect(await pings(farNetns, cloud.model.eniOf(c).primaryIp)).toBe(true);
+    expect(cloud.model.violations()).toEqual([]);
+  });
 });

@@ -32,12 +32,7 @@ export interface BpfMatch {
   /** Only in what the kernel says. */
   readonly programId?: number;
 }
-export interface MatchallMatch {
-  readonly kind: "matchall";
-  readonly classId?: number;
-  readonly actions: readonly Action[];
-}
-export type FilterMatch = U32Match | BpfMatch | MatchallMatch;
+export type FilterMatch = U32Match | BpfMatch;
 
 export interface FilterSpec {
   readonly linkIndex: number;
@@ -83,9 +78,6 @@ function writeMatch(w: Writer, m: FilterMatch): void {
     if (m.classId !== undefined) w.attrU32(C.TCA_U32_CLASSID, m.classId);
     w.attrBytes(C.TCA_U32_SEL, u32Selector(m.keys));
     writeActions(w, C.TCA_U32_ACT, m.actions);
-  } else if (m.kind === "matchall") {
-    if (m.classId !== undefined) w.attrU32(C.TCA_MATCHALL_CLASSID, m.classId);
-    writeActions(w, C.TCA_MATCHALL_ACT, m.actions);
   } else {
     if (m.fd !== undefined) w.attrU32(C.TCA_BPF_FD, m.fd);
     w.attrString(C.TCA_BPF_NAME, m.name);
@@ -177,14 +169,6 @@ function readMatch(kind: string, options: Uint8Array): FilterMatch | undefined {
       keys,
       ...(classId === undefined ? {} : { classId }),
       actions: readActions(found.get(C.TCA_U32_ACT) ?? new Uint8Array(0)),
-    };
-  }
-  if (kind === "matchall") {
-    const classId = number(C.TCA_MATCHALL_CLASSID);
-    return {
-      kind,
-      ...(classId === undefined ? {} : { classId }),
-      actions: readActions(found.get(C.TCA_MATCHALL_ACT) ?? new Uint8Array(0)),
     };
   }
   const name = found.get(C.TCA_BPF_NAME);

@@ -30,30 +30,16 @@ export interface HtbOptions {
   /** Minor of the class for what no filter sorts; 0: such packets are not held at all. */
   readonly defaultClass: number;
 }
-export interface FqCodelOptions {
-  readonly kind: "fq_codel";
-  readonly limitPackets: number;
-  readonly targetUs: number;
-  readonly intervalUs: number;
-  readonly flows: number;
-  readonly quantumBytes: number;
-  readonly ecn: boolean;
-}
 export interface PrioOptions {
   readonly kind: "prio";
   readonly bands: number;
   /** The band for each of the 16 values of skb priority. */
   readonly bandOf: readonly number[];
 }
-export interface FifoOptions {
-  readonly kind: "bfifo" | "pfifo";
-  /** Bytes, or packets. */
-  readonly limit: number;
-}
 export interface PlainOptions {
   readonly kind: "clsact" | "ingress" | "noqueue" | "mq" | "fq";
 }
-export type QdiscOptions = TbfOptions | HtbOptions | FqCodelOptions | PrioOptions | FifoOptions | PlainOptions;
+export type QdiscOptions = TbfOptions | HtbOptions | PrioOptions | PlainOptions;
 
 export interface QdiscSpec {
   readonly linkIndex: number;
@@ -100,17 +86,6 @@ function writeOptions(w: Writer, o: QdiscOptions): void {
       w.endNest(nest);
       return;
     }
-    case "fq_codel": {
-      const nest = w.beginNest(TCA_OPTIONS);
-      w.attrU32(S.TCA_FQ_CODEL_LIMIT, o.limitPackets);
-      w.attrU32(S.TCA_FQ_CODEL_TARGET, o.targetUs);
-      w.attrU32(S.TCA_FQ_CODEL_INTERVAL, o.intervalUs);
-      w.attrU32(S.TCA_FQ_CODEL_ECN, o.ecn ? 1 : 0);
-      w.attrU32(S.TCA_FQ_CODEL_FLOWS, o.flows);
-      w.attrU32(S.TCA_FQ_CODEL_QUANTUM, o.quantumBytes);
-      w.endNest(nest);
-      return;
-    }
     case "prio": {
       const value = new Uint8Array(20); // struct tc_prio_qopt, without a nest
       value[0] = o.bands;
@@ -118,10 +93,6 @@ function writeOptions(w: Writer, o: QdiscOptions): void {
       w.attrBytes(TCA_OPTIONS, value);
       return;
     }
-    case "bfifo":
-    case "pfifo":
-      w.attrU32(TCA_OPTIONS, o.limit);
-      return;
     case "clsact":
     case "ingress":
     case "noqueue":
@@ -218,27 +189,10 @@ function readHtb(value: Uint8Array): HtbOptions {
   return { kind: "htb", defaultClass };
 }
 
-function readFqCodel(value: Uint8Array): FqCodelOptions {
-  const found = new Map<number, number>();
-  eachAttribute(value, 0, (type, v) => void found.set(type, readU32(v, 0)));
-  const of = (type: number) => found.get(type) ?? 0;
-  return {
-    kind: "fq_codel",
-    limitPackets: of(S.TCA_FQ_CODEL_LIMIT),
-    targetUs: of(S.TCA_FQ_CODEL_TARGET),
-    intervalUs: of(S.TCA_FQ_CODEL_INTERVAL),
-    flows: of(S.TCA_FQ_CODEL_FLOWS),
-    quantumBytes: of(S.TCA_FQ_CODEL_QUANTUM),
-    ecn: of(S.TCA_FQ_CODEL_ECN) === 1,
-  };
-}
-
 function readOptions(kind: string, value: Uint8Array): QdiscOptions | undefined {
   if (kind === "tbf") return readTbf(value);
   if (kind === "htb") return readHtb(value);
-  if (kind === "fq_codel") return readFqCodel(value);
   if (kind === "prio") return { kind, bands: readU32(value, 0), bandOf: [...value.subarray(4, 20)] };
-  if (kind === "bfifo" || kind === "pfifo") return { kind, limit: readU32(value, 0) };
   if (kind === "clsact" || kind === "ingress" || kind === "noqueue" || kind === "mq") return { kind };
   return undefined;
 }
@@ -263,9 +217,6 @@ export function describeQdisc(q: { readonly handle?: number; readonly options: Q
   const name = `${q.handle ? `handle ${formatTcHandle(q.handle)} ` : ""}${o.kind}`;
   if (o.kind === "tbf") return `${name} rate ${o.bytesPerSecond * 8}bit burst ${o.burstBytes}b limit ${o.limitBytes}b`;
   if (o.kind === "htb") return `${name} default ${o.defaultClass.toString(16)}`;
-  if (o.kind === "bfifo" || o.kind === "pfifo") return `${name} limit ${o.limit}`;
   if (o.kind === "prio") return `${name} bands ${o.bands} priomap ${o.bandOf.join(" ")}`;
-  if (o.kind === "fq_codel")
-    return `${name} limit ${o.limitPackets}p target ${o.targetUs}us interval ${o.intervalUs}us`;
   return name;
 }

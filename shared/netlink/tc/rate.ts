@@ -1,5 +1,5 @@
 /** Rates and times as the packet scheduler has them: struct tc_ratespec, ticks, and 64-bit rates. */
-import { TC_LINKLAYER_ETHERNET, TC_RTAB_SIZE } from "../uapi/pkt-sched.ts";
+import { TC_LINKLAYER_ETHERNET } from "../uapi/pkt-sched.ts";
 import { readU32 } from "../wire/reader.ts";
 import type { Writer } from "../wire/writer.ts";
 
@@ -18,8 +18,8 @@ export function bytesOf(ticks: number, bytesPerSecond: number): number {
 }
 
 /** A rate beyond 32 bits is written as all ones here and in full in its own attribute. */
-export function writeRateSpec(w: Writer, bytesPerSecond: number, cellLog = 0): void {
-  w.u8(cellLog);
+export function writeRateSpec(w: Writer, bytesPerSecond: number): void {
+  w.u8(0); // cell_log
   // Anything but "unaware" spares the kernel the table of sizes that old versions of tc had to send.
   w.u8(TC_LINKLAYER_ETHERNET);
   w.u16(0); // overhead
@@ -48,19 +48,4 @@ export function u64Bytes(value: number): Uint8Array {
 
 export function readU64(bytes: Uint8Array, at: number): number {
   return readU32(bytes, at) + readU32(bytes, at + 4) * 2 ** 32;
-}
-
-/** The smallest shift that brings `mtuBytes` into the 256 cells of a rate table; the kernel refuses 0. */
-export function cellLogOf(mtuBytes: number): number {
-  let log = 1;
-  while (mtuBytes >> log > 255) log += 1;
-  return log;
-}
-
-/** TCA_POLICE_RATE: the time for packets of each size class, which act_police insists on though it computes its own. */
-export function rateTable(bytesPerSecond: number, cellLog: number): Uint8Array {
-  const bytes = new Uint8Array(TC_RTAB_SIZE);
-  const view = new DataView(bytes.buffer);
-  for (let i = 0; i < TC_RTAB_SIZE / 4; i++) view.setUint32(i * 4, ticksOf((i + 1) << cellLog, bytesPerSecond), true);
-  return bytes;
 }

@@ -1,7 +1,8 @@
 /** Every tc message: encoded and decoded, accepted by the running kernel, and shown equally by tc(8). */
 import fc from "fast-check";
-import { afterAll, describe, expect, it, type TestContext } from "vitest";
+import { afterAll, describe, expect, it } from "vitest";
 import { createNetns, runTool } from "../../../test/cloud/netns.ts";
+import { type Feature, needs } from "../../../test/kernel/features.ts";
 import { limiterName, limiterProgram } from "../../datapath/limiter-program.ts";
 import { nodeSys } from "../../sys/node.ts";
 import type { Request } from "../request.ts";
@@ -37,20 +38,10 @@ const options: fc.Arbitrary<QdiscOptions> = fc.oneof(
   fc.record({ kind: fc.constant("tbf" as const), bytesPerSecond: rate, burstBytes: u32, limitBytes: u32 }),
   fc.record({ kind: fc.constant("htb" as const), defaultClass: fc.nat(0xffff) }),
   fc.record({
-    kind: fc.constant("fq_codel" as const),
-    limitPackets: u32,
-    targetUs: u32,
-    intervalUs: u32,
-    flows: u32,
-    quantumBytes: u32,
-    ecn: fc.boolean(),
-  }),
-  fc.record({
     kind: fc.constant("prio" as const),
     bands: fc.integer({ min: 2, max: 16 }),
     bandOf: fc.array(fc.nat(15), { minLength: 16, maxLength: 16 }),
   }),
-  fc.record({ kind: fc.constantFrom("bfifo" as const, "pfifo" as const), limit: u32 }),
   fc.record({ kind: fc.constantFrom("clsact" as const, "ingress" as const, "noqueue" as const, "mq" as const) }),
 );
 const classId = fc.tuple(fc.integer({ min: 1, max: 0xffff }), fc.nat(0xffff)).map(([a, b]) => tcHandle(a, b));
@@ -78,10 +69,6 @@ const match: fc.Arbitrary<FilterMatch> = fc.oneof(
     name: fc.stringMatching(/^[a-z0-9 ]{1,60}$/),
     direct: fc.boolean(),
   }),
-  fc.record(
-    { kind: fc.constant("matchall" as const), classId, actions: fc.array(mirred, { maxLength: 2 }) },
-    { requiredKeys: ["kind", "actions"] },
-  ),
 );
 
 describe("decode(encode(x)) is x", () => {
@@ -123,19 +110,6 @@ describe("decode(encode(x)) is x", () => {
           parseFilter(encode(newFilter({ linkIndex: 4, parent, preference: pref, protocol, handle: 9, match: m }))),
         ).toEqual({ linkIndex: 4, parent, preference: pref, protocol, handle: 9, kind: m.kind, match: m }),
     ));
-  it("for the police action, but for the rounding of its burst", () => {
-    const police = {
-      kind: "police",
-      bytesPerSecond: 125_000,
-      burstBytes: 10_000,
-      mtuBytes: 1500,
-      exceed: 2,
-      conform: 0,
-    } as const;
-    const [linkIndex, parent, preference] = [1, tcHandle(1), 1];
-    const m: FilterMatch = { kind: "u32", keys: [{ value: 0, mask: 0, offset: 0 }], actions: [police] };
-    expect(parseFilter(encode(newFilter({ linkIndex, parent, preference, match: m }))).match).toEqual(m);
-  });
 });
 
 describe("malformed input", () => {
@@ -211,15 +185,6 @@ describe("the running kernel", () => {
       .map(parseFilter)
       .filter((f) => f.match !== undefined);
 
-  /** Kernels are built with different parts; what one lacks is tested on another. */
-  function applyOrSkip(context: TestContext, request: Request): void {
-    const [outcome] = ns.nl.transact([request]);
-    if (outcome?.ok) return;
-    if (outcome?.refusal.errno === "ENOENT" && /prio|fq_codel|matchall|police/.test(outcome.refusal.request))
-      context.skip(`this kernel lacks it: ${outcome.refusal.request}`);
-    throw new Error(JSON.stringify(outcome?.refusal));
-  }
-
   const tbf = (bytesPerSecond: number): QdiscOptions => ({
     kind: "tbf",
     bytesPerSecond,
@@ -227,7 +192,7 @@ describe("the running kernel", () => {
     limitBytes: 50_000,
   });
 
-  it.for<[string, QdiscOptions, Record<string, unknown>]>([
+  const qdiscs: readonly (readonly [string, QdiscOptions, Record<string, unknown>, ...Feature[]])[] = [
     ["tbf", tbf(1_250_000), { rate: 1_250_000, burst: 20_000 }],
     [
       "tbf beyond 32 bits",
@@ -235,47 +200,39 @@ describe("the running kernel", () => {
       { rate: 125_000_000_000 },
     ],
     ["htb", { kind: "htb", defaultClass: 0x10 }, { default: "0x10" }],
-    ["bfifo", { kind: "bfifo", limit: 12_345 }, { limit: 12_345 }],
-    ["pfifo", { kind: "pfifo", limit: 99 }, { limit: 99 }],
     ["noqueue", { kind: "noqueue" }, {}],
     [
       "prio",
       { kind: "prio", bands: 3, bandOf: [1, 2, 2, 2, 1, 2, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1] },
       { bands: 3, priomap: [1, 2, 2, 2, 1, 2, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1] },
+      "prio",
     ],
-    [
-      "fq_codel",
-      {
-        kind: "fq_codel",
-        limitPackets: 1000,
-        targetUs: 5000,
-        intervalUs: 100_000,
-        flows: 64,
-        quantumBytes: 1514,
-        ecn: true,
-      },
-      { limit: 1000, flows: 64, quantum: 1514, ecn: true },
-    ],
-  ])("takes %s and gives it back equal, also to tc", ([, o, shown], context) => {
-    const spec = { linkIndex: a0, handle: tcHandle(0x10), options: o };
-    applyOrSkip(context, newQdisc(spec));
-    const root = qdiscsOf(a0).find((q) => q.parent === TC_H_ROOT);
-    if (o.kind === "tbf") {
-      expect(root?.options).toMatchObject({ kind: "tbf", bytesPerSecond: o.bytesPerSecond, limitBytes: o.limitBytes });
-      const got = root?.options?.kind === "tbf" ? root.options.burstBytes : 0;
-      expect(Math.abs(got - o.burstBytes) / o.burstBytes).toBeLessThan(0.01);
-    } else if (o.kind !== "noqueue") {
-      expect([root?.handle, root?.options]).toEqual([tcHandle(0x10), o]);
-    }
-    const [line] = tc("qdisc", "show", "dev", "a0").filter((q) => q.root === true);
-    expect(line?.kind).toBe(o.kind);
-    if (o.kind === "tbf") {
-      // tc computes the burst back from a time too.
-      expect(line?.options).toMatchObject({ rate: shown.rate });
-    } else expect(line?.options).toMatchObject(shown);
-    ns.nl.apply([delQdisc({ ...spec })]);
-    expect(ns.nl.transact([changeQdisc(spec)])[0]?.ok).toBe(false);
-  });
+  ];
+  for (const [what, o, shown, ...features] of qdiscs)
+    it(`takes ${what} and gives it back equal, also to tc`, needs(...features), () => {
+      const spec = { linkIndex: a0, handle: tcHandle(0x10), options: o };
+      ns.nl.apply([newQdisc(spec)]);
+      const root = qdiscsOf(a0).find((q) => q.parent === TC_H_ROOT);
+      if (o.kind === "tbf") {
+        expect(root?.options).toMatchObject({
+          kind: "tbf",
+          bytesPerSecond: o.bytesPerSecond,
+          limitBytes: o.limitBytes,
+        });
+        const got = root?.options?.kind === "tbf" ? root.options.burstBytes : 0;
+        expect(Math.abs(got - o.burstBytes) / o.burstBytes).toBeLessThan(0.01);
+      } else if (o.kind !== "noqueue") {
+        expect([root?.handle, root?.options]).toEqual([tcHandle(0x10), o]);
+      }
+      const [line] = tc("qdisc", "show", "dev", "a0").filter((q) => q.root === true);
+      expect(line?.kind).toBe(o.kind);
+      if (o.kind === "tbf") {
+        // tc computes the burst back from a time too.
+        expect(line?.options).toMatchObject({ rate: shown.rate });
+      } else expect(line?.options).toMatchObject(shown);
+      ns.nl.apply([delQdisc({ ...spec })]);
+      expect(ns.nl.transact([changeQdisc(spec)])[0]?.ok).toBe(false);
+    });
 
   it("changes a tbf in place: same qdisc, other rate, its counters kept", () => {
     const handle = tcHandle(0x20);
@@ -352,28 +309,6 @@ describe("the running kernel", () => {
     expect(JSON.stringify(tc("filter", "show", "dev", "a0", "ingress"))).toContain("class 2");
     ns.nl.apply([delQdisc(clsact)]);
     expect(qdiscsOf(a0).some((q) => q.kind === "clsact")).toBe(false);
-  });
-
-  it.for<[string, FilterMatch]>([
-    ["matchall", { kind: "matchall", classId: tcHandle(1, 1), actions: [] }],
-    [
-      "police",
-      {
-        kind: "u32",
-        keys: [{ value: 0, mask: 0, offset: 0 }],
-        actions: [
-          { kind: "police", bytesPerSecond: 125_000, burstBytes: 10_000, mtuBytes: 9000, exceed: 2, conform: 0 },
-        ],
-      },
-    ],
-  ])("takes %s where it is built in", ([, m], context) => {
-    ns.nl.apply([newQdisc({ linkIndex: a0, options: { kind: "ingress" } })]);
-    try {
-      applyOrSkip(context, newFilter({ linkIndex: a0, parent: 0xffff0000, preference: 1, match: m }));
-      expect(filtersOf(0xffff0000).map((f) => f.match)).toMatchObject([m]);
-    } finally {
-      ns.nl.apply([delQdisc({ linkIndex: a0, options: { kind: "ingress" } })]);
-    }
   });
 
   it("counts ticks as tc does", () => expect(ticksOf(20_000, 1_250_000)).toBe(250_000));

@@ -18,9 +18,6 @@ export const TCA_BPF_FLAGS = 8;
 export const TCA_BPF_ID = 11;
 export const TCA_BPF_FLAG_ACT_DIRECT = 1;
 
-export const TCA_MATCHALL_CLASSID = 1;
-export const TCA_MATCHALL_ACT = 2;
-
 export const TCA_ACT_KIND = 1;
 export const TCA_ACT_OPTIONS = 2;
 
@@ -29,8 +26,3 @@ export const TCA_EGRESS_REDIR = 1;
 export const TCA_EGRESS_MIRROR = 2;
 export const TCA_INGRESS_REDIR = 3;
 export const TCA_INGRESS_MIRROR = 4;
-
-export const TCA_POLICE_TBF = 1;
-export const TCA_POLICE_RATE = 2;
-export const TCA_POLICE_RESULT = 5;
-export const TCA_POLICE_RATE64 = 8;

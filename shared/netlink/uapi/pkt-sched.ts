@@ -6,7 +6,6 @@ export const TC_H_CLSACT = TC_H_INGRESS;
 export const TC_H_MIN_INGRESS = 0xfff2;
 export const TC_H_MIN_EGRESS = 0xfff3;
 export const TC_LINKLAYER_ETHERNET = 1;
-export const TC_RTAB_SIZE = 1024;
 
 export const TCA_TBF_PARMS = 1;
 export const TCA_TBF_RATE64 = 4;
@@ -17,14 +16,6 @@ export const TCA_HTB_INIT = 2;
 export const TCA_HTB_DIRECT_QLEN = 5;
 export const TCA_HTB_RATE64 = 6;
 export const TCA_HTB_CEIL64 = 7;
-
-export const TCA_FQ_CODEL_TARGET = 1;
-export const TCA_FQ_CODEL_LIMIT = 2;
-export const TCA_FQ_CODEL_INTERVAL = 3;
-export const TCA_FQ_CODEL_ECN = 4;
-export const TCA_FQ_CODEL_FLOWS = 5;
-export const TCA_FQ_CODEL_QUANTUM = 6;
-export const TCA_FQ_CODEL_MEMORY_LIMIT = 9;
 
 export const TC_PRIO_MAX = 15;
 
