@@ -4,7 +4,7 @@ import type { EniAddress } from "../store/addresses.ts";
 import type { Demand } from "../store/demand.ts";
 import type { Eni } from "../store/enis.ts";
 import type { Intent } from "../store/intents.ts";
-import { groupDemand, idleFor, operationOf, poolEnis } from "./pool-state.ts";
+import { groupDemand, idleFor, operationOf, poolEnis, untilTrunk } from "./pool-state.ts";
 
 const demand = (containerId: string, only?: Demand["only"]): Demand => ({
   network: "net",
@@ -70,6 +70,17 @@ describe("pods that wait", () => {
       [{ vswitchIds: ["vsw-2"] }, ["c", "e"]],
     ]);
     expect(groupDemand(demands, "exclusive").any.map((d) => d.containerId)).toEqual(["d"]);
+  });
+});
+
+describe("a member", () => {
+  it("is not made before there is a trunk to hang it on", () => {
+    const trunk = { kind: "trunk", state: "ready" } as const;
+    const wait = { create: { tokens: 0, nextAtMs: 5100 } };
+    expect(untilTrunk({ kind: "member" }, [], 100)).toEqual(wait);
+    expect(untilTrunk({ kind: "member" }, [{ kind: "trunk", state: "attaching" }], 100)).toEqual(wait);
+    expect(untilTrunk({ kind: "member" }, [trunk], 100)).toEqual({});
+    expect(untilTrunk({ kind: "shared" }, [], 100)).toEqual({});
   });
 });
 

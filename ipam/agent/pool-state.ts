@@ -1,7 +1,7 @@
 /** What the decision needs to know, read from the store. */
 import type { IpStack } from "../../shared/config/instance-limits.ts";
 import { matchesConstraint, usableOf } from "../pool/counts.ts";
-import type { ConstrainedDemand, PoolEni, PoolOperation } from "../pool/decide.ts";
+import type { Budget, ConstrainedDemand, PoolEni, PoolOperation } from "../pool/decide.ts";
 import type { PoolView } from "../pool/keeper.ts";
 import { type EniAddress, listAddresses } from "../store/addresses.ts";
 import { type Demand, listDemand } from "../store/demand.ts";
@@ -51,9 +51,22 @@ export function readPool(
     otherVSwitchIds: [...new Set(waiting.constrained.flatMap((g) => g.only.vswitchIds ?? []))].filter(
       (id) => !config.vswitchIds.includes(id),
     ),
-    budgets: ctx.budgets(now),
+    budgets: { ...ctx.budgets(now), ...untilTrunk(spec, enis, now) },
   };
   return { view, waiting };
+}
+
+/** Somebody looks again at the latest so long after; the trunk's coming wakes the pool at once. */
+const TRUNK_LOOK_MS = 5000;
+
+/** Nothing to hang a member on yet: a try would fail, and the failure keep the pool from the next. Pure. */
+export function untilTrunk(
+  spec: Pick<PoolSpec, "kind">,
+  enis: readonly Pick<Eni, "kind" | "state">[],
+  now: number,
+): { readonly create?: Budget } {
+  if (spec.kind !== "member" || enis.some((e) => e.kind === "trunk" && e.state === "ready")) return {};
+  return { create: { tokens: 0, nextAtMs: now + TRUNK_LOOK_MS } };
 }
 
 /** ENIs that the pool may have: what other pools have takes slots of the same instance. Pure. */

@@ -23,6 +23,8 @@ export interface CloudOptions {
   readonly budgets?: Readonly<Record<string, number>>;
   readonly mtuBytes?: number;
   readonly hardenedMetadata?: boolean;
+  /** Members of trunks exist in the API only, without a wire. */
+  readonly membersUnplugged?: boolean;
 }
 
 export interface Cloud {
@@ -95,6 +97,7 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
         vpcCidr,
         vpcCidr6,
         mtuBytes: options.mtuBytes ?? 1500,
+        membersUnplugged: options.membersUnplugged ?? false,
         model: () => model,
       })
     : undefined;

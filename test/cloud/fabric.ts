@@ -89,6 +89,8 @@ export interface FabricOptions {
   readonly vpcCidr: string;
   readonly vpcCidr6: string | undefined;
   readonly mtuBytes: number;
+  /** Members are attached without a wire: for what asks the API alone, on every kernel. */
+  readonly membersUnplugged?: boolean;
   readonly model: () => Model;
 }
 
@@ -386,11 +388,12 @@ export function createFabric(options: FabricOptions): Fabric {
     instanceNetns,
     plug,
     noMembers() {
-      membersChecked ??= { why: tryVlan() };
+      membersChecked ??= { why: options.membersUnplugged ? undefined : tryVlan() };
       return membersChecked.why;
     },
     attach(eni, instance) {
       if (!instances.has(instance.id)) instances.set(instance.id, createNetns(`${prefix}-${instance.name}`));
+      if (eni.trunk !== undefined && options.membersUnplugged) return;
       // A member has no link of its own to wait for, but perhaps its trunk's.
       const trunkThere = eni.trunk !== undefined && ports.has(eni.trunk.eniId);
       if (eni.type === "Primary" || trunkThere) return plugIn(eni, instance);
