@@ -125,6 +125,14 @@ const cases: readonly Case[] = [
     icmp: true,
   },
   {
+    what: "one SCTP port, and the same by name",
+    manifests: [
+      np("x", { ...all, ingress: [{ ports: [{ protocol: "SCTP", port: 81 }] }] }),
+      np("y", { ...all, ingress: [{ ports: [{ protocol: "SCTP", port: "signal" }] }] }),
+    ],
+    traits: { ya: { ports: [{ name: "signal", containerPort: 80, protocol: "SCTP" }] } },
+  },
+  {
     what: "one UDP port",
     manifests: [np("x", { ...pods({ pod: "a" }), ingress: [{ ports: [{ port: 81, protocol: "UDP" }] }] })],
   },
@@ -350,8 +358,8 @@ const cases: readonly Case[] = [
 describe("reachability between nine pods", () => {
   it.each(cases.map((c) => [c.what, c] as const))("%s", async (_what, { manifests, traits, icmp }) => {
     world.apply(manifests, traits);
-    const { tried, allowed, wrong } = await world.wrong(icmp ? ["tcp", "udp", "icmp"] : ["tcp", "udp"]);
-    expect(tried).toBe(9 * 8 * 2 * (icmp ? 5 : 4));
+    const { tried, allowed, wrong } = await world.wrong(icmp ? ["tcp", "udp", "sctp", "icmp"] : undefined);
+    expect(tried).toBe(9 * 8 * 2 * (icmp ? 7 : 6));
     expect(allowed, "a case that allows nothing proves little").toBeGreaterThan(0);
     expect(wrong).toEqual([]);
   });

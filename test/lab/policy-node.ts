@@ -15,16 +15,18 @@ import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
 import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { inNetns } from "../runtime/exec.ts";
+import { type SctpProcess, startSctp } from "./sctp.ts";
 import { ping } from "./traffic.ts";
 import { createVethNode, type VethNode, type VethPod } from "./veth-node.ts";
 
 export type Manifest = Readonly<Record<string, unknown>>;
 
+export type MatrixProtocol = "tcp" | "udp" | "sctp" | "icmp";
 export const MATRIX_PORTS = [80, 81] as const;
 const NAMESPACES = ["x", "y", "z"];
 const NAMES = ["a", "b", "c"];
 
-/** Pod `xa` is pod a of namespace x: labels pod=a; namespaces have ns=x. Each serves TCP and UDP 80 and 81. */
+/** Pod `xa` is pod a of namespace x: labels pod=a; namespaces have ns=x. Each serves TCP, UDP and SCTP 80 and 81. */
 export interface PolicyNode {
   readonly node: VethNode;
   readonly store: Store;
@@ -33,7 +35,7 @@ export interface PolicyNode {
   apply(manifests: readonly Manifest[], pods?: PodTraits): void;
   /** Flows that do not do what the oracle says; each of them was tried. */
   wrong(
-    protocols?: readonly ("tcp" | "udp" | "icmp")[],
+    protocols?: readonly MatrixProtocol[],
   ): Promise<{ readonly tried: number; readonly allowed: number; readonly wrong: string[] }>;
   close(): Promise<void>;
 }
@@ -64,6 +66,8 @@ const DENIED_MS = 400;
 export async function createPolicyNode(prefix: string): Promise<PolicyNode> {
   const names = NAMESPACES.flatMap((ns) => NAMES.map((name) => `${ns}${name}`));
   const node = await createVethNode(prefix, names, [...MATRIX_PORTS]);
+  const sctp = new Map<string, SctpProcess>();
+  for (const p of node.pods) sctp.set(p.name, await startSctp(p.ns.path, MATRIX_PORTS));
   const dir = mkdtempSync(join(tmpdir(), "terway-matrix-"));
   const store = openStore({ sys: nodeSys, openSql: openNodeSql }, join(dir, "ipam.db"));
   const nft: NftSocket = inNetns(node.ns.path, () => openNft(nodeSys));
@@ -114,7 +118,7 @@ export async function createPolicyNode(prefix: string): Promise<PolicyNode> {
     nft.apply(addresses.flatMap((ip) => [deleteConntrack(ip, "orig"), deleteConntrack(ip, "reply")]));
   }
 
-  async function wrong(protocols: readonly ("tcp" | "udp" | "icmp")[] = ["tcp", "udp"]) {
+  async function wrong(protocols: readonly MatrixProtocol[] = ["tcp", "udp", "sctp"]) {
     // biome-ignore lint/suspicious/noExplicitAny: raw manifests
     const pods = cluster.filter((m) => m.kind === "Pod") as any[];
     const endOf = (p: VethPod, address: string): OracleEnd => ({
@@ -136,11 +140,12 @@ export async function createPolicyNode(prefix: string): Promise<PolicyNode> {
       oracleAllows(cluster, { from: endOf(from, from[family]), to: endOf(to, to[family]), protocol, port }),
     );
     const seen = await Promise.all(
-      tries.map(({ from, to, family, protocol, port }, i) =>
-        protocol === "icmp"
-          ? ping(from.ns.path, to[family], meant[i] ? ALLOWED_MS / 1000 : DENIED_MS / 1000)
-          : from.process.probe(protocol, to[family], port, meant[i] ? ALLOWED_MS : DENIED_MS),
-      ),
+      tries.map(({ from, to, family, protocol, port }, i) => {
+        const waitMs = meant[i] ? ALLOWED_MS : DENIED_MS;
+        if (protocol === "icmp") return ping(from.ns.path, to[family], waitMs / 1000);
+        if (protocol === "sctp") return sctp.get(from.name)?.probe(to[family], port, waitMs);
+        return from.process.probe(protocol, to[family], port, waitMs);
+      }),
     );
     return {
       tried: tries.length,
@@ -164,6 +169,7 @@ export async function createPolicyNode(prefix: string): Promise<PolicyNode> {
     async close() {
       nft.close();
       store.db.close();
+      for (const process of sctp.values()) await process.close();
       await node.close();
       rmSync(dir, { recursive: true, force: true });
     },
