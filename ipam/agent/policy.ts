@@ -119,13 +119,19 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
   const storeChanged = debounced(STORE_SETTLE_MS, () => guarded(step));
   const storeWatch = watchWal(`${store.path}-wal`, storeChanged.soon);
   options.manifests?.subscribe(take);
+  function mend(why: string): void {
+    // `policy sync` may be who changed the kernel, and has written the store before.
+    if (options.manifests === undefined) enforcer.reread();
+    report(why, enforcer.mend());
+  }
+
   let culprit = "";
-  const foreign = debounced(MEND_AFTER_MS, () => guarded(() => report(`changed by ${culprit}`, enforcer.mend())));
+  const foreign = debounced(MEND_AFTER_MS, () => guarded(() => mend(`changed by ${culprit}`)));
   const stopWatch = watchForeignChanges((who) => {
     culprit = who;
     foreign.soon();
   });
-  const periodic = setInterval(() => guarded(() => report("periodic check", enforcer.mend())), MEND_EVERY_MS);
+  const periodic = setInterval(() => guarded(() => mend("periodic check")), MEND_EVERY_MS);
   guarded(() => {
     step();
     enforcer.mend();

@@ -60,8 +60,8 @@ function podManifests(node: VethNode, traits: PodTraits): Manifest[] {
 }
 
 /** An allowed flow gets all the time that a busy machine needs; a denied one is waited for in vain. */
-const ALLOWED_MS = 8000;
-const DENIED_MS = 400;
+export const ALLOWED_MS = 8000;
+export const DENIED_MS = 400;
 
 export async function createPolicyNode(prefix: string): Promise<PolicyNode> {
   const names = NAMESPACES.flatMap((ns) => NAMES.map((name) => `${ns}${name}`));
