@@ -5,11 +5,12 @@ import { runTool } from "../../test/cloud/netns.ts";
 import { ping } from "../../test/lab/traffic.ts";
 import { createVethNode, type VethNode, type VethPod } from "../../test/lab/veth-node.ts";
 import { inNetns } from "../../test/runtime/exec.ts";
-import { type NftSocket, openNft } from "../netlink/nft/socket.ts";
+import { encodeBatch, type NftSocket, openNft } from "../netlink/nft/socket.ts";
 import { nodeSys } from "../sys/node.ts";
 import type { CompiledPolicy, PolicyRule, Profile } from "./compiled.ts";
 import { cutDenied } from "./cut.ts";
-import type { LocalPod } from "./pod-verdicts.ts";
+import { putPod } from "./pod-program.ts";
+import { type LocalPod, verdictsOf } from "./pod-verdicts.ts";
 import { type Programmed, policyProblems, programPolicy, readCounters, removePolicy, repairPolicy } from "./program.ts";
 
 let node: VethNode;
@@ -354,6 +355,43 @@ describe("updates", () => {
     for (const stream of bad) expect((await stream.stop()).echoed).toBe(0);
     expect(put(isolated(friends)).changed.length).toBeGreaterThan(0);
   }, 60_000);
+
+  it("cost as many bytes with 2,000 pods as with 10, for an ADD and for a change (F-16)", () => {
+    const bytesWith = (count: number) => {
+      removePolicy(nft);
+      const pods = Array.from({ length: count }, (_, i): LocalPod => {
+        const address = `10.99.${i >> 8}.${i & 255}`;
+        return { namespace: "t", name: `p${i}`, addresses: [address] };
+      });
+      const compiled = compile({
+        sets: { peers: pods.map((p) => `${p.addresses[0]}/32`).sort() },
+        profiles: [profile("p", "ingress", { policies: [rule("accept", { peers: ["peers"] })] })],
+        pods: Object.fromEntries(pods.map((p) => [p.name, { ingress: "p" }])),
+      });
+      const { programmed } = programPolicy(nft, () => ({ compiled, pods }));
+      let bytes = 0;
+      const counting: NftSocket = {
+        ...nft,
+        commit(requests, generation) {
+          bytes += encodeBatch(requests, generation).length;
+          nft.commit(requests, generation);
+        },
+      };
+      const plan = {
+        verdicts: verdictsOf(["10.98.0.1"], { ingress: "p" }),
+        parts: () => compiled,
+      };
+      putPod(counting, () => plan, {});
+      const added = bytes;
+      const sets = compiled.sets.map((set) => ({ ...set, cidrs: [...set.cidrs, "10.98.0.1/32"].sort() }));
+      const now = { ...compiled, sets, pods: [...compiled.pods, { namespace: "t", name: "new", ingress: "p" }] };
+      const all = [...pods, { namespace: "t", name: "new", addresses: ["10.98.0.1"] }];
+      const { changed } = programPolicy(counting, () => ({ compiled: now, pods: all }), programmed);
+      expect(changed).toEqual(["a4-peers lacks 10.98.0.1/32"]);
+      return [added, bytes - added];
+    };
+    expect(bytesWith(2000)).toEqual(bytesWith(10));
+  });
 
   it("of pods and of anybody else at the same time do not undo each other", () => {
     const other = inNetns(node.ns.path, () => openNft(nodeSys));

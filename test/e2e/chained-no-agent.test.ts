@@ -1,0 +1,205 @@
+/**
+ * Both chained plugins under Debian's ptp and terway-ipam, with policies from `terway-cli policy sync DIR`: no agent runs.
+ * And what others do to the node's tables meanwhile is no business of theirs (F-16).
+ */
+import { spawn, spawnSync } from "node:child_process";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { openStore } from "../../ipam/store/open.ts";
+import { listPolicyAddresses } from "../../ipam/store/policy.ts";
+import { listShaping } from "../../ipam/store/shaping.ts";
+import { openNft } from "../../shared/netlink/nft/socket.ts";
+import { readTable } from "../../shared/policy/read.ts";
+import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
+import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
+import { patient } from "../kernel/patience.ts";
+import { shareOf } from "../lab/iperf.ts";
+import { type PodProcess, startPodProcess } from "../lab/pod-process.ts";
+import { ping } from "../lab/traffic.ts";
+import { CNI_PATH, until } from "../lab/world.ts";
+import { type CniRuntime, createRuntime, type Pod } from "../runtime/cni-runtime.ts";
+import { exec, inNetns } from "../runtime/exec.ts";
+
+const CLI = fileURLToPath(new URL("../../ipam/cli/terway-cli", import.meta.url));
+const RATE = 10e6;
+const prefix = `ca${process.pid % 10000}`;
+const dir = mkdtempSync(join(tmpdir(), "terway-chained-"));
+const places = { store: join(dir, "ipam.db"), logDir: join(dir, "log") };
+let node: Netns;
+let runtime: CniRuntime;
+let serial = 0;
+
+const MANIFESTS = `apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: { name: web, namespace: shop }
+spec:
+  podSelector: { matchLabels: { app: web } }
+  ingress:
+  - from: [{ podSelector: { matchLabels: { app: client } } }]
+${["web", "client", "stranger"].map((app) => `---\n{ apiVersion: v1, kind: Pod, metadata: { name: ${app}, namespace: shop, labels: { app: ${app} } } }`).join("\n")}
+`;
+
+interface Attached {
+  readonly pod: Pod;
+  readonly ns: Netns;
+  readonly ip4: string;
+  readonly ip6: string;
+}
+
+async function attach(name: string, limits?: Readonly<Record<string, number>>): Promise<Attached> {
+  serial += 1;
+  const ns = createNetns(`${prefix}-${serial}`);
+  const pod = {
+    containerId: `${name}-${serial}`,
+    netns: ns.path,
+    ifname: "eth0",
+    namespace: "shop",
+    name,
+    ...(limits === undefined ? {} : { runtimeConfig: { bandwidth: limits } }),
+  };
+  const { result } = await runtime.add(pod);
+  const [ip4 = "", ip6 = ""] = (result.ips ?? []).map((ip) => ip.address.split("/")[0] ?? "");
+  return { pod, ns, ip4, ip6 };
+}
+
+async function detach({ pod, ns }: Attached): Promise<void> {
+  await runtime.del(pod);
+  ns.close();
+}
+
+async function sync(): Promise<{ readonly pods: number; readonly changed: readonly string[] }> {
+  const done = await exec({
+    path: CLI,
+    args: ["policy", "sync", join(dir, "policies"), "--json"],
+    env: { PATH: process.env.PATH ?? "", TERWAY_STORE: places.store },
+    stdin: "",
+    netns: node.path,
+  });
+  expect(done.stderr).toBe("");
+  return JSON.parse(done.stdout);
+}
+
+beforeAll(() => {
+  node = createNetns(`${prefix}-node`);
+  for (const s of ["net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"])
+    runTool("ip", ["netns", "exec", node.name, "sysctl", "-qw", s]);
+  mkdirSync(join(dir, "policies"));
+  writeFileSync(join(dir, "policies/all.yaml"), MANIFESTS);
+  // Whoever calls one of these would wait for the lock, or for somebody's restore.
+  mkdirSync(join(dir, "bin"));
+  for (const tool of ["iptables", "ip6tables", "iptables-nft", "nft", "tc", "ip", "conntrack"])
+    writeFileSync(join(dir, "bin", tool), `#!/bin/sh\necho "$0 $*" >> ${dir}/called\nexit 1\n`, { mode: 0o755 });
+  const ipam = {
+    type: "terway-ipam",
+    ...places,
+    cooldownSeconds: 0,
+    ranges: [[{ subnet: "10.76.0.0/24" }], [{ subnet: "fd76::/64" }]],
+    routes: [{ dst: "0.0.0.0/0" }, { dst: "::/0" }],
+  };
+  runtime = createRuntime({
+    netns: node.path,
+    cniPath: CNI_PATH,
+    env: { PATH: join(dir, "bin") },
+    conflist: {
+      cniVersion: "1.0.0",
+      name: "net",
+      plugins: [
+        { type: "ptp", ipam },
+        { type: "terway-bandwidth", capabilities: { bandwidth: true }, ...places },
+        { type: "terway-policy", ...places },
+      ],
+    },
+  });
+});
+afterAll(() => {
+  node.close();
+  rmSync(dir, { recursive: true, force: true });
+});
+
+describe("both chained plugins without an agent", () => {
+  it(
+    "hold a pod to its policy and to its rate from the first packet to the last, and leave nothing",
+    async () => {
+      expect((await sync()).pods).toBe(3);
+      const web = await attach("web");
+      const client = await attach("client", { ingressRate: RATE, egressRate: RATE });
+      const stranger = await attach("stranger");
+      const processes: PodProcess[] = [];
+      for (const { ns } of [web, client, stranger]) processes.push(await startPodProcess(ns.path));
+      const [onWeb, onClient, onStranger] = processes as [PodProcess, PodProcess, PodProcess];
+      await onWeb.serve([80]);
+      const seen = async () => [
+        await onClient.probe("tcp", web.ip4, 80, 1000),
+        await onClient.probe("udp", web.ip6, 80, 1000),
+        await onStranger.probe("tcp", web.ip4, 80),
+        await onStranger.probe("udp", web.ip6, 80),
+        await ping(node.path, web.ip4),
+      ];
+      // Nobody knew the client's address when the policies were compiled: closed, not open.
+      expect(await seen()).toEqual([false, false, false, false, true]);
+      expect((await sync()).changed.length).toBeGreaterThan(0);
+      await until("the client's way is open", 10_000, () => onClient.probe("udp", web.ip6, 80, 1000));
+      expect(await seen()).toEqual([true, true, false, false, true]);
+      const flow = { server: web.ns.path, client: client.ns.path, address: web.ip4, seconds: 2 };
+      const share = await shareOf(RATE, flow);
+      expect(share).toBeGreaterThan(0.95);
+      expect(share).toBeLessThan(1.05);
+      for (const { pod } of [web, client, stranger]) await runtime.check(pod);
+      for (const process of processes) await process.close();
+      for (const x of [web, client, stranger]) await detach(x);
+      const store = openStore({ sys: nodeSys, openSql: openNodeSql }, places.store);
+      expect([listPolicyAddresses(store.db), listShaping(store.db)]).toEqual([[], []]);
+      store.db.close();
+      const nft = inNetns(node.path, () => openNft(nodeSys));
+      await until("no element is left", 10_000, () =>
+        [...(readTable(nft)?.sets.values() ?? [])].every(
+          ({ kind, elements }) => kind !== "verdicts" || elements.length === 0,
+        ),
+      );
+      nft.close();
+      expect(existsSync(join(dir, "called"))).toBe(false);
+    },
+    patient(60_000),
+  );
+
+  it(
+    "wait for nobody's lock and nobody's restore of a large ruleset (F-16)",
+    async () => {
+      const lock = "/run/xtables.lock";
+      const held = () => spawnSync("flock", ["--nonblock", lock, "true"]).status !== 0;
+      const holder = spawn("flock", [lock, "sleep", "600"], { detached: true, stdio: "ignore" });
+      // What kube-proxy and others do, again and again: 20,000 rules, all of them anew. The kernel works off one batch at a
+      // time, so a commit of ours may wait for one of theirs; for nothing else.
+      const rules = Array.from(
+        { length: 20_000 },
+        (_, i) => `ip saddr 10.${i >> 16}.${(i >> 8) & 255}.${i & 255} drop`,
+      );
+      writeFileSync(
+        join(dir, "large.nft"),
+        `table ip large { }\ndelete table ip large\ntable ip large { chain c {\n${rules.join("\n")}\n}\n}\n`,
+      );
+      const script = `while sleep 0.2; do nft -f ${dir}/large.nft && echo x >> ${dir}/restores; done`;
+      const restores = inNetns(node.path, () =>
+        spawn("sh", ["-c", script], { detached: true, stdio: ["ignore", "ignore", "inherit"] }),
+      );
+      const count = () => (existsSync(join(dir, "restores")) ? statSync(join(dir, "restores")).size : 0);
+      try {
+        await until("the lock is held and the restores run", 20_000, () => held() && count() > 0);
+        for (let i = 0; i < 4; i++) {
+          const web = await attach("web", { ingressRate: RATE });
+          await detach(web);
+        }
+        expect(held()).toBe(true);
+        const before = count();
+        await until("the restores still run", 20_000, () => count() > before);
+        expect(existsSync(join(dir, "called")) ? readFileSync(join(dir, "called"), "utf8") : "").toBe("");
+      } finally {
+        for (const { pid } of [holder, restores]) if (pid !== undefined) process.kill(-pid, "SIGKILL");
+      }
+    },
+    patient(120_000),
+  );
+});
