@@ -162,6 +162,23 @@ describe("what others do", () => {
     expect(inForce()).toEqual(meaning(4));
   });
 
+  it("may take away what was listed before it is read", () => {
+    createEnforcer(store, nft).bring(policy(1, 1));
+    let disturbed = false;
+    const racing: NftSocket = {
+      ...nft,
+      dump(request) {
+        if (request.describe().startsWith("nft list set") && !disturbed) {
+          disturbed = true;
+          nft.commit([delTable(POLICY_TABLE)]);
+        }
+        return nft.dump(request);
+      },
+    };
+    expect(createEnforcer(store, racing).mend().join()).toContain("is missing");
+    expect([disturbed, inForce()]).toEqual([true, meaning(1)]);
+  });
+
   it("does not make the store's rows be taken for ours: what another wrote there is compared", () => {
     const agent = createEnforcer(store, nft);
     agent.bring(policy(1, 1));

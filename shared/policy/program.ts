@@ -7,7 +7,7 @@ import type { SetContent, TableContent } from "./content.ts";
 import { difference, needsRebuild, rebuild } from "./difference.ts";
 import { kernelLacks } from "./kernel-lacks.ts";
 import { dropChain, POLICY_TABLE, podMap, selfSet } from "./names.ts";
-import { hasTable, readChains, readSet, readSets, readTable } from "./read.ts";
+import { hasTable, readChains, readSet, readSets, readTable, readTableAtOnce } from "./read.ts";
 import { type DesiredPolicy, renderNode } from "./render.ts";
 
 /** What was programmed last. Hand it to the next call: it then reads from the kernel only what others change too. */
@@ -67,12 +67,17 @@ function program(
   let last: unknown;
   for (let i = 0; i < TRIES; i++) {
     const generation = nft.generation();
-    const have =
-      remembered === undefined
-        ? guarded(() => readTable(nft))
-        : remembered.generation === generation
-          ? remembered.content
-          : refresh(nft, remembered.content);
+    let have: TableContent | undefined;
+    try {
+      if (remembered === undefined) have = readTable(nft);
+      else have = remembered.generation === generation ? remembered.content : refresh(nft, remembered.content);
+    } catch (error) {
+      if (!(error instanceof NetlinkError)) throw error;
+      last = kernelLacks(error);
+      // What was listed was gone before it was read: somebody else is at work.
+      if (error.errno === "ENOENT" && nft.generation() !== generation) continue;
+      throw last;
+    }
     const content = want(have);
     const whole = mustRebuild || (have !== undefined && needsRebuild(have, content));
     const parts = whole
@@ -137,7 +142,7 @@ function withFreshMaps(nft: Nft, known: TableContent): TableContent | undefined 
 
 /** What of the node's table is not as wanted, one line each. Reads everything. */
 export function policyProblems(nft: Nft, desired: DesiredPolicy): string[] {
-  const have = guarded(() => readTable(nft));
+  const have = guarded(() => readTableAtOnce(nft));
   const want = renderNode(keepLog(desired, have));
   if (have !== undefined && needsRebuild(have, want)) return ["a set or base chain is of another form than ours"];
   return [...difference(have, want).words];

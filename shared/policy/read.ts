@@ -26,6 +26,21 @@ export function readTable(nft: Dumper): TableContent | undefined {
   return { chains: readChains(nft), sets: readSets(nft, () => true) };
 }
 
+const LOOKS = 64;
+
+/** The same as of one instant, if there is one: again if anybody has changed anything meanwhile. For whoever only looks. */
+export function readTableAtOnce(nft: Dumper & Pick<NftSocket, "generation">): TableContent | undefined {
+  for (let i = 0; ; i++) {
+    const generation = nft.generation();
+    try {
+      const table = readTable(nft);
+      if (nft.generation() === generation || i === LOOKS) return table;
+    } catch (error) {
+      if (nft.generation() === generation || i === LOOKS) throw error;
+    }
+  }
+}
+
 export function hasTable(nft: Dumper): boolean {
   return nft.dump(getTables(POLICY_TABLE.family)).some((p) => parseTable(p).table === POLICY_TABLE.table);
 }

@@ -12,7 +12,7 @@ import { openStore } from "../../ipam/store/open.ts";
 import { listPolicyAddresses } from "../../ipam/store/policy.ts";
 import { listShaping } from "../../ipam/store/shaping.ts";
 import { openNft } from "../../shared/netlink/nft/socket.ts";
-import { readTable } from "../../shared/policy/read.ts";
+import { readTableAtOnce } from "../../shared/policy/read.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
 import { patient } from "../kernel/patience.ts";
@@ -155,7 +155,7 @@ describe("both chained plugins without an agent", () => {
       store.db.close();
       const nft = inNetns(node.path, () => openNft(nodeSys));
       await until("no element is left", 10_000, () =>
-        [...(readTable(nft)?.sets.values() ?? [])].every(
+        [...(readTableAtOnce(nft)?.sets.values() ?? [])].every(
           ({ kind, elements }) => kind !== "verdicts" || elements.length === 0,
         ),
       );

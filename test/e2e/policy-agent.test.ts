@@ -11,7 +11,7 @@ import { openStore, type Store } from "../../ipam/store/open.ts";
 import { getCompiled, putPolicyAddress } from "../../ipam/store/policy.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
-import { readTable } from "../../shared/policy/read.ts";
+import { readTableAtOnce } from "../../shared/policy/read.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
 import { inNetns } from "../runtime/exec.ts";
@@ -63,7 +63,7 @@ function ended(child: ChildProcess): Promise<unknown> {
 
 /** Elements of all sets and maps, and the origins of all rules. */
 function kernel(): string[] {
-  const table = readTable(nft);
+  const table = readTableAtOnce(nft);
   return [
     ...[...(table?.sets ?? [])].flatMap(([name, set]) => set.elements.map((e) => `${name} ${e}`)),
     ...[...(table?.chains ?? [])].flatMap(([name, c]) => c.rules.map((r) => `${name}: ${r.comment ?? ""}`)),

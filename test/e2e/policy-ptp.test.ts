@@ -8,7 +8,7 @@ import { listPolicyAddresses, putCompiled } from "../../ipam/store/policy.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
 import type { CompiledPolicy, PodPolicy } from "../../shared/policy/compiled.ts";
-import { readTable } from "../../shared/policy/read.ts";
+import { readTableAtOnce } from "../../shared/policy/read.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
 import { type PodProcess, startPodProcess } from "../lab/pod-process.ts";
@@ -127,7 +127,7 @@ async function failure(work: Promise<unknown>): Promise<CniCallError> {
 }
 
 const mapElements = () =>
-  [...(readTable(nft)?.sets ?? [])].flatMap(([name, set]) =>
+  [...(readTableAtOnce(nft)?.sets ?? [])].flatMap(([name, set]) =>
     set.kind === "verdicts" || set.kind === "pairs" ? set.elements.map((e) => `${name} ${e}`) : [],
   );
 /** The removal follows DEL within a moment. */

@@ -13,7 +13,7 @@ import { openStore, type Store } from "../../ipam/store/open.ts";
 import { getCompiled, putPolicyAddress } from "../../ipam/store/policy.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
-import { readTable } from "../../shared/policy/read.ts";
+import { readTableAtOnce } from "../../shared/policy/read.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { runTool } from "../cloud/netns.ts";
 import { patient } from "../kernel/patience.ts";
@@ -102,7 +102,7 @@ function policies(allowed: readonly string[], serial = 0): unknown[] {
 
 /** The serial of the policy that packets to the server meet now. @throws {Error} When the kernel has half of one. */
 function serialInForce(server: VethPod): number {
-  const table = readTable(nft);
+  const table = readTableAtOnce(nft);
   const verdict = table?.sets.get("to4")?.elements.find((e) => e.startsWith(`${server.ip4} `));
   const chain = table?.chains.get(verdict?.split("goto ")[1] ?? "");
   if (chain === undefined) throw new Error(`${verdict} leads nowhere`);
