@@ -121,7 +121,19 @@ for (const { mode, kind, enis, secondary } of CASES)
     const idle = (family: Family) =>
       Number(here.store.db.get("SELECT count(*) AS n FROM address WHERE state = 'idle' AND family = ?", [family])?.n);
 
-    /** From everywhere to everywhere, in one family. */
+    /** The ways that differ most: other tests go all of them by IPv4. */
+    async function reachFew(family: Family, a: Attached, far: Attached) {
+      const to = far.ips[family] ?? "";
+      return [
+        await ping(a.pod.netns, to),
+        await ping(a.pod.netns, outsideIp[family]),
+        await ping(here.node.netns, a.ips[family] ?? ""),
+        await tcpEcho(far.pod.netns, to, a.pod.netns),
+      ];
+    }
+    const FEW = [true, true, true, true];
+
+    /** From everywhere to everywhere. */
     async function reach(family: Family, a: Attached, same: Attached, other: Attached, far: Attached) {
       const to = (x: Attached) => x.ips[family] ?? "";
       const [mine, theirs] = [nodeIp(here.node, family), nodeIp(there.node, family)];
@@ -186,7 +198,8 @@ for (const { mode, kind, enis, secondary } of CASES)
         await bindTo(a.pod.netns, a.ips[6] ?? "");
         expect(ipTool(a.pod.netns, "-6", "addr")).not.toMatch(/tentative|dadfailed/);
         const [b, c, far] = [await attach(here), await attach(here), await attach(there)];
-        for (const family of FAMILIES) expect(await reach(family, a, b, c, far), `IPv${family}`).toEqual(ALL);
+        expect(await reachFew(4, a, far)).toEqual(FEW);
+        expect(await reach(6, a, b, c, far)).toEqual(ALL);
         await here.node.runtime.check(a.pod);
         await detach(a, b, c, far);
         expect(traces()).toEqual([]);
@@ -199,11 +212,11 @@ for (const { mode, kind, enis, secondary } of CASES)
       "IPv6 alone: no IPv4 in the pod, IPv6 everywhere, Services through the node",
       async () => {
         setStack("ipv6");
-        const [a, b, c, far] = [await attach(here), await attach(here), await attach(here), await attach(there)];
-        expect([a, b, c, far].map((x) => Object.keys(x.ips))).toEqual([["6"], ["6"], ["6"], ["6"]]);
+        const [a, c, far] = [await attach(here), await attach(here), await attach(there)];
+        expect([a, c, far].map((x) => Object.keys(x.ips))).toEqual([["6"], ["6"], ["6"]]);
         expect(ipTool(a.pod.netns, "-4", "addr", "show", "scope", "global")).toBe("");
         expect(ipTool(a.pod.netns, "-4", "route", "show", "table", "main")).toBe("");
-        expect(await reach(6, a, b, c, far)).toEqual(ALL);
+        expect(await reachFew(6, a, far)).toEqual(FEW);
         const reached: number[] = [];
         for (const backend of [c, far]) {
           const server = await serve(backend.pod.netns);
@@ -217,7 +230,7 @@ for (const { mode, kind, enis, secondary } of CASES)
         }
         expect(reached).toEqual([5, 5]);
         await here.node.runtime.check(a.pod);
-        await detach(a, b, c, far);
+        await detach(a, c, far);
         expect(traces()).toEqual([]);
         expect(world.cloud.fabric?.spoofed()).toBe(0);
       },
