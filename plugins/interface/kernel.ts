@@ -1,9 +1,10 @@
 /** Builds and removes a pod's interface in the kernel. Decides nothing: the plan comes from plan.ts. */
 import type { Eni } from "../../ipam/store/enis.ts";
 import { eniRequests } from "../../shared/datapath/eni-link.ts";
-import { allowIpv6, quietLink } from "../../shared/datapath/ipv6.ts";
+import { allowIpv6, isIpv6Off, quietLink, quietPod } from "../../shared/datapath/ipv6.ts";
 import {
   hostRequests,
+  type PodAddress,
   type PodLink,
   podRequests,
   sweepRequests,
@@ -15,7 +16,9 @@ import { parseIp } from "../../shared/net/ip.ts";
 import { formatMac } from "../../shared/net/mac.ts";
 import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
 import { deleteLink } from "../../shared/netlink/delete-link.ts";
-import { getLink, isRunning, isUp, linkIndexOf, parseLink } from "../../shared/netlink/rtnl/link.ts";
+import { accepting } from "../../shared/netlink/request.ts";
+import { delAddress } from "../../shared/netlink/rtnl/address.ts";
+import { getLink, isRunning, isUp, linkIndexOf, parseLink, setLink } from "../../shared/netlink/rtnl/link.ts";
 import { getRouteTo, parseRoute } from "../../shared/netlink/rtnl/route.ts";
 import { NetlinkError, type NetlinkSocket, type Outcome, openNetlink } from "../../shared/netlink/socket.ts";
 import { NETLINK_NETFILTER } from "../../shared/netlink/uapi/netlink.ts";
@@ -33,37 +36,61 @@ function indexOf(outcome: Outcome | undefined): number {
 /** Makes the veth and the uplink, configures them, and brings them up. What was there under the same name is removed before. */
 export function build(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodLink): void {
   const pod = openNetlink(sys, undefined, { netnsFd: netns.fd, ownNetnsFd: netns.ownFd });
+  const once = () => buildOnce(sys, host, pod, netns, link);
   try {
     inKernel(`${link.podIfname} of ${netns.path}`, () => {
-      prepareIpv6(sys, netns, link);
-      const hostIndex = makeVeth(sys, host, pod, netns, link);
-      if (link.uplink) makeUplink(sys, host, pod, netns, link, link.uplink);
-      const [veth, up] = pod.apply([
-        getLink({ name: vethEndOf(link) }),
-        ...(link.uplink ? [getLink({ name: link.podIfname })] : []),
-      ]);
-      pod.apply(podRequests(link, indexOf(veth), up && indexOf(up)));
-      host.apply(hostRequests(link, hostIndex));
-      awaitQueue(sys, pod, indexOf(veth));
-      awaitLocal(sys, pod, link);
+      try {
+        once();
+      } catch (error) {
+        if (!isIpv6Off(error)) throw error;
+        inNetns(sys, netns, () => allowIpv6(sys, [link.podIfname, vethEndOf(link)]));
+        if (link.uplink?.kind === "eni") resetUplink(pod, link);
+        once();
+      }
     });
   } finally {
     pod.close();
   }
 }
 
-/** For the links that come to be in the pod; an uplink has neighbours that speak IPv6, whatever the pod does. */
-function prepareIpv6(sys: Sys, netns: PodNetns, link: PodLink): void {
-  const has6 = link.addresses.some((a) => a.address.includes(":"));
-  if (!has6 && !link.uplink) return;
-  inNetns(sys, netns, () => {
-    if (has6) allowIpv6(sys);
-    quietLink(sys, "default");
-  });
+function buildOnce(sys: Sys, host: NetlinkSocket, pod: NetlinkSocket, netns: PodNetns, link: PodLink): void {
+  // An uplink has neighbours that speak IPv6, whatever the pod does.
+  if (link.uplink || link.addresses.some(isIpv6)) inNetns(sys, netns, () => quietPod(sys));
+  const hostIndex = makeVeth(sys, host, pod, netns, link);
+  if (link.uplink) makeUplink(sys, host, pod, netns, link, link.uplink);
+  const [veth, up] = pod.apply([
+    getLink({ name: vethEndOf(link) }),
+    ...(link.uplink ? [getLink({ name: link.podIfname })] : []),
+  ]);
+  pod.apply(podRequests(link, indexOf(veth), up && indexOf(up)));
+  host.apply(hostRequests(link, hostIndex));
+  awaitQueue(sys, pod, indexOf(veth));
+  awaitLocal(sys, pod, link);
+}
+
+function isIpv6({ address }: Pick<PodAddress, "address">): boolean {
+  return address.includes(":");
+}
+
+/** As it was when it came into the pod; any other link is made anew. */
+function resetUplink(pod: NetlinkSocket, link: PodLink): void {
+  const [found] = pod.apply([getLink({ name: link.podIfname })]);
+  const linkIndex = indexOf(found);
+  pod.apply([
+    setLink({ index: linkIndex, up: false }),
+    ...link.addresses.map((a) =>
+      accepting(
+        delAddress({ linkIndex, address: { ip: parseIp(a.address), prefixLength: a.prefixLength } }),
+        "EADDRNOTAVAIL",
+      ),
+    ),
+  ]);
 }
 
 const QUEUE_WAIT_MS = 1000;
 const LOCAL_WAIT_MS = 1000;
+/** Tries before a sleep, which takes longer than the worker mostly does. */
+const LOCAL_SPINS = 4;
 
 /**
  * The pod's end came up first, when it had no carrier. The kernel gives it a queue later, from a worker (linkwatch), and
@@ -84,14 +111,13 @@ function awaitQueue(sys: Sys, pod: NetlinkSocket, index: number): void {
  * it can be bound to, but what is sent to it is not the pod's.
  */
 function awaitLocal(sys: Sys, pod: NetlinkSocket, link: PodLink): void {
-  for (const { address } of link.addresses) {
-    if (!address.includes(":")) continue;
+  for (const { address } of link.addresses.filter(isIpv6)) {
     const request = getRouteTo(parseIp(address));
     for (let waitedMs = 0; waitedMs < LOCAL_WAIT_MS; waitedMs++) {
       const [asked] = pod.transact([request]);
       const [reply] = asked?.ok ? asked.replies : [];
       if (reply !== undefined && parseRoute(reply).type === RTN_LOCAL) break;
-      sys.pollIn([], 1);
+      sys.pollIn([], waitedMs < LOCAL_SPINS ? 0 : 1);
     }
   }
 }

@@ -5,8 +5,8 @@
  */
 import { getLink, parseLink } from "../netlink/rtnl/link.ts";
 import { getRoutes, parseRoute } from "../netlink/rtnl/route.ts";
-import type { NetlinkSocket } from "../netlink/socket.ts";
-import { readSysctl, writeSysctl } from "../netlink/sysctl.ts";
+import { NetlinkError, type NetlinkSocket } from "../netlink/socket.ts";
+import { readSysctl, setSysctl, writeSysctl } from "../netlink/sysctl.ts";
 import { RTPROT_RA } from "../netlink/uapi/rtnetlink.ts";
 import { isErrno, type Sys } from "../sys/sys.ts";
 
@@ -16,16 +16,25 @@ const QUIET = ["accept_dad", "accept_ra"] as const;
 
 /** @returns The value before; undefined where there is no IPv6, or no such link. */
 function write(sys: Sys, link: string, name: string, value: string): string | undefined {
+  return unlessAbsent(() => writeSysctl(sys, `net/ipv6/conf/${link}/${name}`, value));
+}
+
+function unlessAbsent<T>(work: () => T): T | undefined {
   try {
-    return writeSysctl(sys, `net/ipv6/conf/${link}/${name}`, value);
+    return work();
   } catch (error) {
     if (isErrno(error, "ENOENT")) return undefined;
     throw error;
   }
 }
 
+/** For links that come to be in this namespace, a pod's, from now on. */
+export function quietPod(sys: Sys): void {
+  for (const name of QUIET) unlessAbsent(() => setSysctl(sys, `net/ipv6/conf/default/${name}`, "0"));
+}
+
 /**
- * For one link, before it comes up; or "default": for those that come to be in this namespace from now on.
+ * For one link, before it comes up.
  *
  * @returns What was otherwise, one line each.
  */
@@ -36,9 +45,14 @@ export function quietLink(sys: Sys, link: string): string[] {
   });
 }
 
-/** Of a pod with an IPv6 address: some runtimes make sandboxes without IPv6. Before its links are made. */
-export function allowIpv6(sys: Sys): void {
-  for (const link of ["default", "lo"]) write(sys, link, "disable_ipv6", "0");
+/** In a pod: some runtimes make sandboxes without IPv6. For its links, and those that come to be from now on. */
+export function allowIpv6(sys: Sys, links: readonly string[]): void {
+  for (const link of ["default", "lo", ...links]) write(sys, link, "disable_ipv6", "0");
+}
+
+/** The kernel refused an address on a link without IPv6. */
+export function isIpv6Off(error: unknown): boolean {
+  return error instanceof NetlinkError && error.errno === "EACCES" && error.request.startsWith("ip addr add");
 }
 
 /**

@@ -17,12 +17,16 @@ export function readSysctl(sys: Sys, name: string): string {
 /** Writes only what differs. @returns The value before. @throws {SysError} */
 export function writeSysctl(sys: Sys, name: string, value: string): string {
   const before = readSysctl(sys, name);
-  if (before === value) return before;
+  if (before !== value) setSysctl(sys, name, value);
+  return before;
+}
+
+/** Without a look at what it was: half the syscalls, where it is hardly ever so already. @throws {SysError} */
+export function setSysctl(sys: Sys, name: string, value: string): void {
   const fd = sys.open(pathOf(name), O_WRONLY);
   try {
     sys.writeAll(fd, encodeUtf8(value));
   } finally {
     sys.close(fd);
   }
-  return before;
 }
