@@ -114,7 +114,8 @@ export function startAgent(ctx: AgentContext, facts: AgentFacts): Agent {
   guarded(() => repairAndReport(ctx, "at start"))();
   loop.soon();
   const stopRoutes = mode === "vpc" ? keepVpcRoutes(ctx, facts.podCidrs) : () => undefined;
-  const stopTrunk = mode === "trunk" ? keepTrunk(ctx) : () => undefined;
+  const hasMembers = ctx.config.pools.some((p) => p.kind === "member");
+  const stopTrunk = hasMembers ? keepTrunk(ctx) : () => undefined;
 
   let suspects: Set<string> = new Set();
   const timers = [

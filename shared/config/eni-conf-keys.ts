@@ -107,19 +107,16 @@ export const ENI_CONF_KEYS = {
     "most-ip",
   ),
   hotPlug: key<boolean>("CFG-31", "hot_plug", flag, true),
-  trunkOn: key<boolean | undefined>("CFG-32", "trunk_on", flag, undefined, { idle: true }),
+  trunkOn: key<boolean | undefined>("CFG-32", "trunk_on", flag, undefined),
   declaredTrunk: key<boolean | undefined>("CFG-33", "eni_capability.trunk", flag, undefined, { idle: true }),
-  memberAdapters: key<number | undefined>("CFG-34", "eni_capability.member_adapters", whole(0, 4094), undefined, {
-    idle: true,
-  }),
+  memberAdapters: key<number | undefined>("CFG-34", "eni_capability.member_adapters", whole(0, 4094), undefined),
   eniCapPolicy: key<"prefer_eni" | "prefer_trunk">(
     "CFG-35",
     "eni_cap_policy",
     oneOf<"prefer_eni" | "prefer_trunk">({ prefer_trunk: "prefer_trunk", prefer_eni: "prefer_eni" }),
     "prefer_eni",
-    { idle: true },
   ),
-  enableEniTrunking: key<boolean | undefined>("CFG-36", "enable_eni_trunking", flag, undefined, { idle: true }),
+  enableEniTrunking: key<boolean | undefined>("CFG-36", "enable_eni_trunking", flag, undefined),
   trunkEniCount: key<number>("CFG-37", "trunk_eni_count", whole(0, 64), 1, { idle: true }),
   /** ENIs without a pod kept attached. */
   preAttachEniCount: key<number>("CFG-38", "pre_attach_eni_count", whole(0, 64), 0),

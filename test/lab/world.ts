@@ -109,12 +109,22 @@ function conflistOf(options: WorldOptions, store: string, logDir: string): Confl
     .filter((p) => p.ipam !== undefined || chained.includes(p.type))
     .map((p): PluginConf => {
       const ipam = p.ipam as Record<string, unknown> | undefined;
+      // A pod that asks for an ENI waits until it is made: longer where everything takes longer.
+      const waitSeconds = patient(30);
       return {
         ...p,
         store,
         logDir,
         ...(ipam
-          ? { ipam: { ...ipam, store, logDir, ...(cooldownSeconds === undefined ? {} : { cooldownSeconds }) } }
+          ? {
+              ipam: {
+                ...ipam,
+                store,
+                logDir,
+                waitSeconds,
+                ...(cooldownSeconds === undefined ? {} : { cooldownSeconds }),
+              },
+            }
           : {}),
       } as PluginConf;
     });
