@@ -37,6 +37,7 @@ import { type AgentConfig, type AgentContext, emptyLately, type PoolSpec } from 
 import { openManifests } from "./manifests.ts";
 import { keepHeapSmall } from "./memory.ts";
 import { createMetrics, serveMetrics } from "./metrics.ts";
+import { keepNodeEnis } from "./node-enis.ts";
 import { keepPodFacts, type PodFactsOptions } from "./pod-facts.ts";
 import { startPolicy } from "./policy.ts";
 import type { AgentOptions } from "./settings.ts";
@@ -135,6 +136,8 @@ function agentConfig(
     throw new Error(
       `eni_conf: network_mode Trunk needs an instance type with trunk ENIs, which ${self.instanceType} is not: use ENIIP, or another type`,
     );
+  if (trunkingEnabled(config) && memberEnis(typeLimits) === 0)
+    log("warn", `eni_conf: trunking is on, and ${self.instanceType} has no trunk ENIs: pods get whole ENIs instead`);
   return {
     mode: MODES[config.networkMode],
     ownKind: ownKindOf(config, typeLimits),
@@ -353,6 +356,7 @@ async function main(): Promise<void> {
   const { policyDir, cutEstablished } = options;
   const manifests = policyDir === undefined ? undefined : openManifests(ctx, policyDir);
   const podFacts = manifests && keepPodFacts(ctx, manifests, podFactsOptions(ctx, nodeName));
+  const stopNodeEnis = manifests ? keepNodeEnis(ctx, manifests) : () => undefined;
   const policy = disableNetworkPolicy ? undefined : startPolicy(ctx, { manifests, nodeName, eniTags, cutEstablished });
   manifests?.start();
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
@@ -361,6 +365,7 @@ async function main(): Promise<void> {
       shaping.stop();
       manifests?.stop();
       podFacts?.stop();
+      stopNodeEnis();
       policy?.stop();
       agent.stop();
       process.exit(0);

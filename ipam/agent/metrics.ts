@@ -70,8 +70,16 @@ export function createMetrics(node: string) {
     labelNames: ["node"],
     registers,
   });
+  const nodeEnis = new Counter({
+    name: "terway_multi_eni_creation_failures_total",
+    help: "ENIs of a MultiENIConfig that could not be made",
+    labelNames: ["node"],
+    registers,
+  });
+  nodeEnis.inc({ node }, 0);
   return {
     registry,
+    nodeEniFailed: () => nodeEnis.inc({ node }),
     observeCall(action: string, code: string, ms: number): void {
       calls.inc({ node, action });
       errors.inc({ node, action }, code === "ok" ? 0 : 1);

@@ -1,5 +1,6 @@
 /** What the decision needs to know, read from the store. */
 import type { IpStack } from "../../shared/config/instance-limits.ts";
+import type { NodeEnis } from "../../shared/datapath/node-enis.ts";
 import { matchesConstraint, usableOf } from "../pool/counts.ts";
 import type { Budget, ConstrainedDemand, PoolEni, PoolOperation } from "../pool/decide.ts";
 import type { PoolView } from "../pool/keeper.ts";
@@ -7,6 +8,7 @@ import { type EniAddress, listAddresses } from "../store/addresses.ts";
 import { type Demand, listDemand } from "../store/demand.ts";
 import type { EniConstraint } from "../store/eni-constraint.ts";
 import { type Eni, listEnis } from "../store/enis.ts";
+import { getFact } from "../store/facts.ts";
 import { type Intent, listIntents } from "../store/intents.ts";
 import type { AgentContext, PoolKind, PoolSpec } from "./context.ts";
 import { actionOf } from "./intent-action.ts";
@@ -32,7 +34,7 @@ export function readPool(
   const waiting = groupDemand(listDemand(db, now), spec.kind);
   const view: PoolView = {
     config: spec.pool,
-    limits: { ...spec.limits, enis: slotsFor(spec, config.eniSlots, enis) },
+    limits: { ...spec.limits, enis: slotsFor(spec, config.eniSlots - nodeEniCount(ctx), enis) },
     enis: poolEnis(
       enis.filter((e) => e.kind === spec.kind),
       listAddresses(db),
@@ -67,6 +69,12 @@ export function untilTrunk(
 ): { readonly create?: Budget } {
   if (spec.kind !== "member" || enis.some((e) => e.kind === "trunk" && e.state === "ready")) return {};
   return { create: { tokens: 0, nextAtMs: now + TRUNK_LOOK_MS } };
+}
+
+/** The node's own take slots, too. */
+function nodeEniCount({ store }: Pick<AgentContext, "store">): number {
+  const text = getFact(store.db, "node_enis");
+  return text === undefined || text === "" ? 0 : (JSON.parse(text) as NodeEnis).enis.length;
 }
 
 /** ENIs that the pool may have: what other pools have takes slots of the same instance. Pure. */

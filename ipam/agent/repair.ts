@@ -21,6 +21,7 @@ import { type Eni, listEnis, setEniLink } from "../store/enis.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, journal } from "./context.ts";
 import { findEniLink, forwardedFamilies, hasNodeSide, nodeIpsOf } from "./eni-node.ts";
+import { repairNodeEnis } from "./node-enis.ts";
 
 /** What differs for one ENI. Pure. */
 export function eniProblems(eni: Eni, view: KernelView): string[] {
@@ -51,6 +52,7 @@ export function repairNode(ctx: AgentContext): string[] {
       ...ensureNodeRules(nodeSys, nl, nodeIpsOf(ctx)),
       ...repairEnis(ctx, nl),
       ...removeStrayRules(ctx, nl),
+      ...repairNodeEnis(ctx, nl),
       ...repairPods(ctx, nl),
     ];
   } finally {

@@ -128,6 +128,7 @@ export class PolicyCompiler {
         this.#staleAll();
         break;
       case "PodNetworking":
+      case "MultiENIConfig":
         break; // says nothing of what may talk to whom
       default:
         this.#changePolicy(key, object, after as Policy | undefined);

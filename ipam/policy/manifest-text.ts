@@ -63,7 +63,7 @@ function faultyKey(value: unknown): string | undefined {
   if (typeof value.kind !== "string" || typeof name !== "string") return undefined;
   if (value.kind === "ConfigMap") return "IsolationDomains";
   if (["Namespace", "Node", "PodNetworking"].includes(value.kind)) return `${value.kind}/${name}`;
-  const ofCluster = value.kind !== "Pod" && value.kind !== "NetworkPolicy";
+  const ofCluster = !["Pod", "NetworkPolicy", "MultiENIConfig"].includes(value.kind);
   return `${value.kind}/${ofCluster ? "" : (namespace ?? "default")}/${name}`;
 }
 

@@ -159,7 +159,30 @@ export interface IsolationDomain {
   readonly allowedDestinations: readonly string[];
 }
 
-export type ClusterObject = Pod | Namespace | ClusterNode | Policy | IsolationDomains | PodNetworking;
+/** ENIs of nodes themselves, and what goes by which (K8S-50). */
+export interface MultiEniConfig {
+  readonly kind: "MultiENIConfig";
+  readonly namespace: string;
+  readonly name: string;
+  readonly enis: readonly EniEntry[];
+  /** Name of an entry; absent: the instance's primary ENI. */
+  readonly defaultEni?: string;
+  readonly routes: readonly { readonly destination: string; readonly eni: string; readonly priority: number }[];
+}
+
+export interface EniEntry {
+  /** Logical, or the id of an ENI that exists. */
+  readonly name: string;
+  /** The instance's own: nothing is made. */
+  readonly primary: boolean;
+  /** Absent: every zone. */
+  readonly zone?: string;
+  readonly vswitchId?: string;
+  readonly securityGroup?: string;
+  readonly tags: Labels;
+}
+
+export type ClusterObject = Pod | Namespace | ClusterNode | Policy | IsolationDomains | PodNetworking | MultiEniConfig;
 
 /** One object under this key, in whatever source. */
 export function objectKey(object: ClusterObject): string {

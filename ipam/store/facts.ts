@@ -36,6 +36,8 @@ export interface NodeFacts {
   readonly qos_config: string;
   /** JSON list of the networks that have terway-bandwidth in their chain: only their pods are the agent's to limit. */
   readonly shaped_networks: string;
+  /** JSON of the ENIs that the node itself sends by, and of what goes by which (`NodeEnis`). */
+  readonly node_enis: string;
   /** Pods that ask for interfaces of another kind than the conflist's, as `formatAskingPods` writes them. */
   readonly asking_pods: string;
 }

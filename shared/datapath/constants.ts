@@ -18,6 +18,17 @@ export const FROM_POD_PRIORITY = 2048;
 /** from ENI-PRIMARY lookup TABLE-OF-THE-ENI: what the node itself sends with that address. */
 export const FROM_ENI_PRIORITY = 2049;
 
+/** from NODE-ENI-PRIMARY lookup its table: what the node sends with the address of an ENI of its own (MultiENIConfig). */
+export const FROM_NODE_ENI_PRIORITY = 2050;
+/** from NODE lookup main: who has bound the node's address stays with it. */
+export const FROM_NODE_PRIORITY = 2051;
+/** iif lo lookup DESTINATIONS_TABLE */
+export const DESTINATIONS_PRIORITY = 2052;
+/** By destination, the node's ENI. What it says nothing of, or throws back, is for main. */
+export const DESTINATIONS_TABLE = 16998;
+/** The table of the nth of the node's own ENIs is this plus n. */
+export const NODE_ENI_TABLE_BASE = 16900;
+
 /** Marks our routes and rules (`ip route` and `ip rule` show it as proto): ours to repair and to remove. */
 export const PROTOCOL = 84;
 

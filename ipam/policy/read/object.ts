@@ -3,6 +3,7 @@ import { formatIp, tryParseIp } from "../../../shared/net/ip.ts";
 import type { ClusterObject, IsolationDomain, Labels, NamedPort, PolicyKind } from "../objects.ts";
 import { type Fault, Field, isMap, type Path, readAll } from "./check.ts";
 import { readClusterPolicy } from "./cluster-policy.ts";
+import { readMultiEniConfig } from "./multi-eni.ts";
 import { readLabels, readNamespaceName, readObjectName } from "./names.ts";
 import { readNetwork, readNetworkPolicy } from "./network-policy.ts";
 import { readPodAsks, readPodNetworking } from "./pod-request.ts";
@@ -33,6 +34,7 @@ const API_VERSIONS: Readonly<Record<string, string>> = {
   BaselineAdminNetworkPolicy: POLICY_V1ALPHA1,
   ClusterNetworkPolicy: POLICY_V1ALPHA2,
   PodNetworking: "network.alibabacloud.com/v1beta1",
+  MultiENIConfig: "terway.aliyun.com/v1beta1",
 };
 export const ISOLATION_CONFIG_MAP = "terway-network-isolation";
 const ISOLATION_KEY = "isolation_config";
@@ -130,6 +132,8 @@ function readKind(
       return readPod(root, namespace, name, labels(), asks);
     case "PodNetworking":
       return readPodNetworking(root, name);
+    case "MultiENIConfig":
+      return readMultiEniConfig(root.at("spec"), namespace, name);
     case "Namespace":
       return { kind: "Namespace", name, labels: labels() };
     case "Node": {

@@ -33,6 +33,7 @@ export const RTN_UNICAST = 1;
 export const RTN_LOCAL = 2;
 export const RTN_BLACKHOLE = 6;
 export const RTN_UNREACHABLE = 7;
+export const RTN_THROW = 9;
 
 export const RTPROT_BOOT = 3;
 export const RTPROT_STATIC = 4;
