@@ -57,6 +57,7 @@ function readOptions(): AgentOptions {
       "policy-dir": { type: "string" },
       "qos-config": { type: "string" },
       "cut-established": { type: "boolean", default: false },
+      "log-drops": { type: "boolean", default: false },
     },
   });
   return {
@@ -74,6 +75,7 @@ function readOptions(): AgentOptions {
     policyDir: values["policy-dir"],
     qosConfigPath: values["qos-config"],
     cutEstablished: values["cut-established"],
+    logDrops: values["log-drops"],
     dieAt: process.env.TERWAY_TEST_DIE_AT,
   };
 }
@@ -353,11 +355,13 @@ async function main(): Promise<void> {
   const { disableNetworkPolicy, eniTags } = config;
   const shaping = createShapingKeeper(ctx, nodeName, options.qosConfigPath);
   shaping.start();
-  const { policyDir, cutEstablished } = options;
+  const { policyDir, cutEstablished, logDrops } = options;
   const manifests = policyDir === undefined ? undefined : openManifests(ctx, policyDir);
   const podFacts = manifests && keepPodFacts(ctx, manifests, podFactsOptions(ctx, nodeName));
   const stopNodeEnis = manifests ? keepNodeEnis(ctx, manifests) : () => undefined;
-  const policy = disableNetworkPolicy ? undefined : startPolicy(ctx, { manifests, nodeName, eniTags, cutEstablished });
+  const policy = disableNetworkPolicy
+    ? undefined
+    : startPolicy(ctx, { manifests, nodeName, eniTags, cutEstablished, logDrops });
   manifests?.start();
   for (const signal of ["SIGTERM", "SIGINT"] as const) {
     process.on(signal, () => {

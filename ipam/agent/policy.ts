@@ -16,7 +16,9 @@ import { PolicyCompiler } from "../policy/compiler.ts";
 import { attachedPods, createEnforcer } from "../policy/enforcer.ts";
 import type { Labels } from "../policy/objects.ts";
 import type { Refresh } from "../policy/source-dir.ts";
+import { listLocalPods } from "../store/policy.ts";
 import { type AgentContext, journal } from "./context.ts";
+import { logDrops } from "./drop-log.ts";
 import type { Manifests } from "./manifests.ts";
 
 export interface PolicyOptions {
@@ -27,6 +29,8 @@ export interface PolicyOptions {
   readonly eniTags: Labels;
   /** End connections that a changed policy no longer allows. */
   readonly cutEstablished: boolean;
+  /** Tell what was dropped, with the names of pods. Absent: as the kernel's table is found, and nobody listens. */
+  readonly logDrops?: boolean;
 }
 
 const STORE_SETTLE_MS = 50;
@@ -56,7 +60,10 @@ export function startPolicy(ctx: Context, options: PolicyOptions): PolicyAgent {
 function start(ctx: Context, options: PolicyOptions): PolicyAgent {
   const { store } = ctx;
   const nft = openNft(sys);
-  const enforcer = createEnforcer(store, nft, { cutEstablished: options.cutEstablished });
+  const enforcer = createEnforcer(store, nft, {
+    cutEstablished: options.cutEstablished,
+    ...(options.logDrops ? { logDrops: true } : {}),
+  });
   const compiler = new PolicyCompiler({
     nodeName: options.nodeName,
     eniTags: options.eniTags,
@@ -119,6 +126,19 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
   const storeChanged = debounced(STORE_SETTLE_MS, () => guarded(step));
   const storeWatch = watchWal(`${store.path}-wal`, storeChanged.soon);
   options.manifests?.subscribe(take);
+  /** Without it policies work all the same. */
+  function startDropLog(): () => void {
+    const nameOf = (address: string) =>
+      compiler.podAt(address) ??
+      listLocalPods(store.db).flatMap((p) => (p.addresses.includes(address) ? `${p.namespace}/${p.name}` : []))[0];
+    try {
+      return logDrops((line) => ctx.log("info", line), nameOf);
+    } catch (error) {
+      ctx.log("error", `drops are counted, not logged: ${(error as Error).message}`);
+      return () => undefined;
+    }
+  }
+
   function mend(why: string): void {
     // `policy sync` may be who changed the kernel, and has written the store before.
     if (options.manifests === undefined) enforcer.reread();
@@ -131,6 +151,7 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
     culprit = who;
     foreign.soon();
   });
+  const stopDrops = options.logDrops ? startDropLog() : () => undefined;
   const periodic = setInterval(() => guarded(() => mend("periodic check")), MEND_EVERY_MS);
   guarded(() => {
     step();
@@ -144,6 +165,7 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
       foreign.stop();
       storeWatch?.close();
       stopWatch();
+      stopDrops();
       nft.close();
     },
   };

@@ -24,6 +24,7 @@ export interface AgentOptions {
   readonly qosConfigPath: string | undefined;
   /** A changed policy also ends connections that it no longer allows. */
   readonly cutEstablished: boolean;
+  readonly logDrops: boolean;
   /** Tests: die by SIGKILL when this point is reached for the nth time, `POINT:N`. */
   readonly dieAt: string | undefined;
 }

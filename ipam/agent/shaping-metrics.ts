@@ -46,6 +46,11 @@ export function createShapingMetrics(registry: Registry, node: string) {
     "Intervals in which a pod's packets waited longer than its profile's latency_sla, or it had more than 110 % of its rate",
     ["node", "priority_class"],
   );
+  // The same under the other name of the monitoring guide.
+  const violationCount = counter("terway_qos_violation_count", "As terway_qos_violations_total", [
+    "node",
+    "priority_class",
+  ]);
   return {
     observe(pod: PodLabels, direction: Direction, ifname: string, c: Counted, bytesPerSecond: number): void {
       bytes.inc({ node, ...pod }, c.bytes);
@@ -59,7 +64,9 @@ export function createShapingMetrics(registry: Registry, node: string) {
       if (bytesPerSecond === undefined) allocated.remove({ node, ...pod, direction });
       else allocated.set({ node, ...pod, direction }, bytesPerSecond);
     },
-    violated: (priorityClass: string) => violations.inc({ node, priority_class: priorityClass }),
+    violated(priorityClass: string): void {
+      for (const series of [violations, violationCount]) series.inc({ node, priority_class: priorityClass });
+    },
     /** The pod is gone: its series end. */
     forget(pod: PodLabels, ifname: string): void {
       bytes.remove({ node, ...pod });

@@ -198,6 +198,7 @@ describe("limits of live pods", () => {
     inNetns(node.path, () => keeper.sample());
     const pod = ['node="node-1"', 'namespace="default"', 'pod="a"'];
     expect(await value("terway_qos_violations_total", 'priority_class="low"')).toBeGreaterThan(0);
+    expect(await value("terway_qos_violation_count", 'priority_class="low"')).toBeGreaterThan(0);
     expect(await value("terway_network_bytes_total", ...pod)).toBeGreaterThan(1e6);
     expect(await value("terway_qos_dropped_total", ...pod, 'direction="ingress"')).toBeGreaterThan(0);
     expect(await value("terway_qos_overlimits_total", ...pod, 'direction="egress"')).toBeGreaterThan(0);

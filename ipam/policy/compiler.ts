@@ -106,6 +106,12 @@ export class PolicyCompiler {
     return this.#pods.get(`${namespace}/${name}`)?.addresses ?? [];
   }
 
+  /** "NAMESPACE/NAME" of a pod that is known by this address. */
+  podAt(address: string): string | undefined {
+    for (const { key, addresses } of this.#pods.values()) if (addresses.includes(address)) return key;
+    return undefined;
+  }
+
   // ---- changes ----
 
   #change(key: string, before: ClusterObject | undefined, after: ClusterObject | undefined): void {

@@ -10,6 +10,7 @@ import { forgetBoot } from "../../ipam/store/reboot.ts";
 import { listShaping } from "../../ipam/store/shaping.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { EGRESS_BANDWIDTH, formatPodFacts, INGRESS_BANDWIDTH } from "../../shared/config/pod-facts.ts";
+import { applyEniQos } from "../../shared/datapath/eni-qos-kernel.ts";
 import { shapingDifferences } from "../../shared/datapath/shaping.ts";
 import {
   applyShaping,
@@ -131,7 +132,7 @@ afterEach(() => {
 });
 
 describe("a pod under ptp and terway-ipam", () => {
-  it("is held to its rates within 5 %: TCP and UDP, both directions, IPv4 and IPv6; the result passes unchanged", async () => {
+  it("is held to its rates within 5 % (F-45): TCP and UDP, both directions, IPv4 and IPv6; the result passes unchanged", async () => {
     const runtime = runtimeWith();
     const bare = createRuntime({
       netns: node.path,
@@ -210,7 +211,7 @@ describe("a pod under ptp and terway-ipam", () => {
     await runtime.del(pod);
   }, 30_000);
 
-  it("has its limits changed while it talks: on, other, off and on again, with the connection kept", async () => {
+  it("has its limits changed while it talks (F-45): on, other, off and on again, with the connection kept", async () => {
     const runtime = runtimeWith();
     const pod = newPod({ runtimeConfig: { bandwidth: { egressRate: 40 * M } } });
     const { result } = await runtime.add(pod);
@@ -254,7 +255,7 @@ describe("a pod under ptp and terway-ipam", () => {
     await runtimeWith().del(pod);
   });
 
-  it("takes annotations and profiles from the store, and the conflist before them", async () => {
+  it("takes annotations and profiles from the store, refuses nonsense (F-45), and the conflist before them", async () => {
     const pod = newPod({ namespace: "default", name: "web" });
     setFacts(store.db, {
       qos_config: JSON.stringify({
@@ -326,7 +327,7 @@ describe("a pod under ptp and terway-ipam", () => {
     expect(links(node)).toEqual([]);
   });
 
-  it("leaves nothing behind: DEL twice, without namespace, without prevResult, after a reboot, after GC", async () => {
+  it("leaves nothing behind (F-45): DEL twice, without namespace, without prevResult, after a reboot, after GC", async () => {
     const runtime = runtimeWith({ ingressRate: 5 * M, egressRate: 5 * M });
     for (const how of ["twice", "no netns", "no prevResult", "reboot", "gc"]) {
       const pod = newPod();
@@ -355,7 +356,7 @@ describe("a pod under ptp and terway-ipam", () => {
     }
   }, 30_000);
 
-  it("killed half-way through ADD leave nothing once deleted, and can be added again", async () => {
+  it("killed half-way through ADD (F-45) leave nothing once deleted, and can be added again", async () => {
     const runtime = runtimeWith({ ingressRate: 5 * M, egressRate: 5 * M });
     for (let i = 0; i < 25; i++) {
       const pod = newPod();
@@ -432,6 +433,35 @@ describe("a link that has no end on the node", () => {
     address(pod, "eth0", "10.78.0.2/24");
     // UDP: an emulated machine stops now and then, and TCP takes that for congestion.
     await heldInside(pod, far, { udpBits: 12 * M });
+  });
+});
+
+describe("IPvlan children of one ENI", { ...needs("ipvlan"), timeout: patient(60_000) }, () => {
+  it("send in order of their priority when the ENI is full", async () => {
+    const far = newSpace();
+    far.nl.apply([newLink({ kind: "veth", name: "far0", peer: { name: "eni0", netnsFd: node.fd } })]);
+    address(far, "far0", "10.78.0.1/24");
+    runTool("ip", ["-n", node.name, "link", "set", "eni0", "up"]);
+    const rules = [{ interface: "eni0", classId: 1, rate: 10 * M, ceil: 10 * M }];
+    expect(applyEniQos(sys, node.nl, "eni0", true, rules)).toBe("changed");
+    expect(applyEniQos(sys, node.nl, "eni0", true, rules)).toBe("right");
+    const flows = (["best-effort", "guaranteed"] as const).map((priority, i) => {
+      const pod = newSpace();
+      const parts = ["link", "add", "link", "eni0", "name", "eth0", "netns", pod.name, "type", "ipvlan", "mode", "l2"];
+      runTool("ip", ["-n", node.name, ...parts]);
+      address(pod, "eth0", `10.78.0.${i + 2}/24`);
+      const s = socketsOf(pod);
+      const found = findShapedLinks(s, "eth0");
+      if (found === undefined) throw new Error("no link");
+      applyShaping(s, found, { priority });
+      s.close();
+      // Together they ask for 18 of 10 Mbit/s.
+      const ports = { port: 5301 + i, udpBits: 9 * M };
+      return throughput({ server: far.path, client: pod.path, address: "10.78.0.1", seconds: 4, ...ports });
+    });
+    const [low = 0, high = 0] = await Promise.all(flows);
+    expect([high > 7 * M, low < 4 * M, high + low < 11 * M], `${low} and ${high} bits/s`).toEqual([true, true, true]);
+    expect(applyEniQos(sys, node.nl, "eni0", false, [])).toBe("changed");
   });
 });
 

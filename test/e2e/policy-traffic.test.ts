@@ -189,9 +189,15 @@ describe("policies under traffic", () => {
         // Killed at an instant that nobody chose: old rules or new ones, never half of them.
         await endAgent(killed ? "SIGKILL" : undefined);
         expect(serialInForce(server)).toBeLessThanOrEqual(serial);
-        startAgent();
+        startAgent("--log-drops");
         await agentStarted();
         await until("the last policy", () => serialInForce(server) === serial);
+      }
+      // What is denied is told by name, in both families.
+      for (const family of ["ip4", "ip6"] as const) {
+        const [from, to] = [node.pod("stranger")[family], server[family]];
+        const drop = `policy dropped ingress: d/stranger (${from}) to d/server (${to}), udp 81`;
+        await until(`"${drop}"`, () => lines.includes(drop));
       }
       await expectWhole(good, bad);
     },

@@ -10,6 +10,7 @@ const { values } = parseArgs({
     store: { type: "string", default: "" },
     dir: { type: "string" },
     "cut-established": { type: "boolean", default: false },
+    "log-drops": { type: "boolean", default: false },
   },
 });
 const store = openStore({ sys: nodeSys, openSql: openNodeSql }, values.store);
@@ -17,7 +18,13 @@ const log = (level: string, msg: string) => void process.stdout.write(`${JSON.st
 const manifests = values.dir === undefined ? undefined : openManifests({ log }, values.dir);
 const policy = startPolicy(
   { store, log },
-  { manifests, nodeName: "here", eniTags: {}, cutEstablished: values["cut-established"] },
+  {
+    manifests,
+    nodeName: "here",
+    eniTags: {},
+    cutEstablished: values["cut-established"],
+    logDrops: values["log-drops"],
+  },
 );
 manifests?.start();
 log("info", "started");
