@@ -5,7 +5,7 @@
  */
 import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
-import type { IpStack } from "../../shared/config/instance-limits.ts";
+import { familiesOf, type IpStack } from "../../shared/config/instance-limits.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { percentile } from "../bench/percentile.ts";
@@ -151,6 +151,11 @@ async function soak(world: World, node: WorldNode, options: SoakOptions): Promis
       return false; // the agent has not made the store yet
     }
   });
+  if (options.mode === "vpc")
+    await until("the VPC's routes to the node's pods", 60_000, () => {
+      const ready = [...world.cloud.model.routes.values()].filter((r) => r.status === "Available");
+      return ready.length >= familiesOf(options.ipStack ?? "ipv4").length;
+    });
   // The agent's sweep goes by the node's cool-down, not by the conflist's.
   withStore(node, (db) =>
     db.run("INSERT OR REPLACE INTO fact(name, value) VALUES('cooldown_ms', ?)", [String(COOLDOWN_S * 1000)]),
