@@ -15,15 +15,23 @@ let other: WorldNode;
 let second: CniRuntime;
 
 const view = (n: WorldNode) => poolView(n.store, nodeSys.clock(CLOCK_BOOTTIME));
-const ipOf = (result: { readonly ips?: readonly { readonly address: string }[] }) =>
-  result.ips?.[0]?.address.split("/")[0] ?? "";
+const ipOf = (result: { readonly ips?: readonly { readonly address: string }[] }, family = 0) =>
+  result.ips?.[family]?.address.split("/")[0] ?? "";
 const inPod = (pod: WorldPod, ...args: string[]) => runTool("ip", ["-n", pod.netns.split("/").at(-1) ?? "", ...args]);
 
-async function attachBoth(): Promise<{ readonly pod: WorldPod; readonly eth0: string; readonly net1: string }> {
+interface Both {
+  readonly pod: WorldPod;
+  readonly eth0: string;
+  readonly net1: string;
+  /** IPv6 addresses of the same. */
+  readonly six: readonly [eth0: string, net1: string];
+}
+
+async function attachBoth(): Promise<Both> {
   const pod = node.newPod();
-  const eth0 = ipOf((await node.runtime.add(pod)).result);
-  const net1 = ipOf((await second.add({ ...pod, ifname: "net1" })).result);
-  return { pod, eth0, net1 };
+  const { result: first } = await node.runtime.add(pod);
+  const { result: other } = await second.add({ ...pod, ifname: "net1" });
+  return { pod, eth0: ipOf(first), net1: ipOf(other), six: [ipOf(first, 1), ipOf(other, 1)] };
 }
 
 beforeAll(async () => {
@@ -35,6 +43,7 @@ beforeAll(async () => {
     poolMin: 6,
     poolMax: 30,
     cooldownSeconds: 1,
+    ipStack: "dual",
   });
   const [a, b] = world.nodes;
   if (a === undefined || b === undefined) throw new Error("two nodes are needed");
@@ -56,7 +65,7 @@ afterAll(() => world?.close());
 
 describe("a pod with two interfaces", inMode("eniip-veth"), () => {
   it("is reached on both, and replies leave by the interface that was asked", async () => {
-    const { pod, eth0, net1 } = await attachBoth();
+    const { pod, eth0, net1, six } = await attachBoth();
     const peer = other.newPod();
     await other.runtime.add(peer);
     const before = world.cloud.fabric?.spoofed();
@@ -65,18 +74,21 @@ describe("a pod with two interfaces", inMode("eniip-veth"), () => {
     const transmitted = (name: string) =>
       (JSON.parse(inPod(pod, "-j", "-s", "link", "show", name)) as [{ stats64: { tx: { packets: number } } }])[0]
         .stats64.tx.packets;
-    const [eth0Before, net1Before] = [transmitted("eth0"), transmitted("net1")];
-    // Each interface may also send a little of its own accord (MLD and the like).
-    for (let i = 0; i < 10; i++) expect(await ping(peer.netns, net1)).toBe(true);
-    expect(transmitted("net1") - net1Before).toBeGreaterThanOrEqual(10);
-    expect(transmitted("eth0") - eth0Before).toBeLessThan(10);
+    expect([await ping(peer.netns, six[0]), await ping(node.netns, six[0])]).toEqual([true, true]);
+    for (const address of [net1, six[1]]) {
+      const [eth0Before, net1Before] = [transmitted("eth0"), transmitted("net1")];
+      // Each interface may also send a little of its own accord (MLD and the like).
+      for (let i = 0; i < 10; i++) expect(await ping(peer.netns, address)).toBe(true);
+      expect(transmitted("net1") - net1Before).toBeGreaterThanOrEqual(10);
+      expect(transmitted("eth0") - eth0Before).toBeLessThan(10);
+    }
     expect(world.cloud.fabric?.spoofed()).toBe(before);
     await node.runtime.check(pod);
     await second.check({ ...pod, ifname: "net1" });
     await second.del({ ...pod, ifname: "net1" });
     await node.runtime.check(pod);
     expect(await ping(peer.netns, eth0)).toBe(true);
-    expect(inPod(pod, "rule")).not.toContain(net1);
+    expect(inPod(pod, "rule") + inPod(pod, "-6", "rule")).not.toMatch(new RegExp(`${net1}|${six[1]}`));
     await node.runtime.del(pod);
     await other.runtime.del(peer);
   });
