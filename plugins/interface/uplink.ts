@@ -34,11 +34,10 @@ export function makeUplink(
   link: PodLink,
   uplink: Uplink,
 ): void {
-  // Left by a call that was killed: ours by its MAC, and for an ENI all that is to be done.
-  for (const name of [link.podIfname, newbornName(link)]) {
-    const found = linkNamed(pod, name);
-    if (found === undefined) continue;
-    if (formatMac(found.mac) !== uplink.mac && formatMac(found.mac) !== uplink.parentMac) throw notOurs(name);
+  // Left by a call that was killed; for an ENI that is all that is to be done.
+  for (const found of linksNamed(pod, [link.podIfname, newbornName(link)])) {
+    if (uplink.kind === "eni" ? formatMac(found.mac) !== uplink.mac : !isChildOf(found, link))
+      throw notOurs(found.name);
     if (uplink.kind === "eni") return;
     pod.apply([delLink({ index: found.index })]);
   }
@@ -60,13 +59,20 @@ export function makeUplink(
     }
     throw refusal.errno === "EOPNOTSUPP" ? notInKernel(uplink) : new NetlinkError(refusal);
   }
-  const newborn = uplink.kind === "eni" ? undefined : linkNamed(pod, newbornName(link));
-  if (newborn) pod.apply([setLink({ index: newborn.index, name: link.podIfname })]);
+  if (uplink.kind === "eni") return;
+  for (const newborn of linksNamed(pod, [newbornName(link)]))
+    pod.apply([setLink({ index: newborn.index, name: link.podIfname, alias: link.hostIfname })]);
 }
 
-function linkNamed(nl: NetlinkSocket, name: string): Link | undefined {
-  const [found] = nl.transact([getLink({ name })]);
-  return found?.ok && found.replies[0] ? parseLink(found.replies[0]) : undefined;
+function linksNamed(nl: NetlinkSocket, names: readonly string[]): Link[] {
+  return nl
+    .transact(names.map((name) => getLink({ name })))
+    .flatMap((found) => (found.ok && found.replies[0] ? [parseLink(found.replies[0])] : []));
+}
+
+/** A child of an ENI is known by its alias: name, kind and MAC may be another's, too. */
+function isChildOf(found: Link, link: PodLink): boolean {
+  return found.name === newbornName(link) || found.alias === link.hostIfname;
 }
 
 function notInKernel({ kind }: Uplink): CniFailure {
@@ -103,16 +109,17 @@ function removeFromPod(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: Pod
   try {
     pod.apply(podRules(link).map((rule) => accepting(delRule(rule), "ENOENT")));
     if (uplink?.kind === "eni") returnEni(sys, host, pod, netns, uplink);
-    else if (uplink) deleteChild(sys, pod, link.podIfname);
+    else if (uplink) deleteChild(sys, pod, link);
   } finally {
     pod.close();
   }
 }
 
 /** The name and the VLAN id are free a moment later; an ADD that wants them waits. */
-function deleteChild(sys: Sys, pod: NetlinkSocket, name: string): void {
-  const found = linkNamed(pod, name);
-  if (found) sys.close(sys.sendDetached(pod.fd, encodeRequests([delLink({ index: found.index })])).reportFd);
+function deleteChild(sys: Sys, pod: NetlinkSocket, link: PodLink): void {
+  for (const found of linksNamed(pod, [link.podIfname, newbornName(link)]))
+    if (isChildOf(found, link))
+      sys.close(sys.sendDetached(pod.fd, encodeRequests([delLink({ index: found.index })])).reportFd);
 }
 
 /**

@@ -115,6 +115,8 @@ function suite({ mode, kind, instanceType, secondary, tampering }: Case): void {
   /** The ENI whose link carries the pods': of members, the trunk. */
   const carriers = (): EniRecord[] =>
     kind === "member" ? [world.cloud.model.eniOf(here.enis[0]?.trunk?.eniId)] : [...here.enis];
+  /** Members' wires go with their trunk's. */
+  const wires = () => [...new Set([...here.enis, ...carriers()])];
   const linkOf = (eni: EniRecord, netns = node.netns) =>
     (JSON.parse(ip(netns, "-j", "link")) as { ifname: string; address: string }[]).find((l) => l.address === eni.mac)
       ?.ifname ?? "";
@@ -224,10 +226,10 @@ function suite({ mode, kind, instanceType, secondary, tampering }: Case): void {
         [
           "gone from the instance",
           () => {
-            for (const eni of carriers()) world.cloud.fabric?.detach(eni);
+            for (const eni of wires()) world.cloud.fabric?.detach(eni);
           },
           () => {
-            for (const eni of carriers()) world.cloud.fabric?.attach(eni, node.instance);
+            for (const eni of wires().reverse()) world.cloud.fabric?.attach(eni, node.instance);
           },
         ],
       ];

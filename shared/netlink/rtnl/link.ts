@@ -18,7 +18,6 @@ interface LinkAttributes {
   readonly txQueueLength?: number;
   /** Links may be deleted by group. */
   readonly group?: number;
-  readonly alias?: string;
   /** Create it in this namespace and not in the socket's. */
   readonly netnsFd?: number;
 }
@@ -118,6 +117,8 @@ export interface LinkChange {
   readonly name?: string;
   readonly mtuBytes?: number;
   readonly mac?: Uint8Array;
+  /** Any words; `ip link` shows them. */
+  readonly alias?: string;
   /** Moves it there; with `name`, under that name. */
   readonly netnsFd?: number;
   /** No IPv6 link-local address, so no DAD, MLD or router solicitation. The kernel refuses it at creation. */
@@ -126,13 +127,14 @@ export interface LinkChange {
 
 /** ip link set dev INDEX … */
 export function setLink(change: LinkChange): Request {
-  const { up, index, noLinkLocal, ...rest } = change;
+  const { up, index, alias, noLinkLocal, ...rest } = change;
   return {
     type: RTM_NEWLINK,
     flags: 0,
     write(w) {
       header(w, index, up ? L.IFF_UP : 0, up === undefined ? 0 : L.IFF_UP);
       attributes(w, rest);
+      if (alias !== undefined) w.attrString(L.IFLA_IFALIAS, alias);
       if (noLinkLocal) {
         const spec = w.beginNest(L.IFLA_AF_SPEC);
         const inet6 = w.beginNest(AF_INET6);
