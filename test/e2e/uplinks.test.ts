@@ -28,16 +28,18 @@ const links = (netns: string) =>
 interface Case {
   readonly mode: LabMode;
   readonly kind: EniKind;
+  readonly instanceType: string;
   readonly enis: number;
   readonly secondary: number;
 }
 
 const CASES: readonly Case[] = [
-  { mode: "eni-exclusive", kind: "exclusive", enis: 2, secondary: 0 },
-  { mode: "eniip-ipvlan", kind: "shared", enis: 2, secondary: 1 },
+  { mode: "eni-exclusive", kind: "exclusive", instanceType: "ecs.g7.xlarge", enis: 2, secondary: 0 },
+  { mode: "eniip-ipvlan", kind: "shared", instanceType: "ecs.g7.xlarge", enis: 2, secondary: 1 },
+  { mode: "trunk", kind: "member", instanceType: "ecs.c7.16xlarge", enis: 2, secondary: 0 },
 ];
 
-for (const { mode, kind, enis, secondary } of CASES)
+for (const { mode, kind, instanceType, enis, secondary } of CASES)
   describe(mode, inMode(mode), () => {
     let world: World;
     let here: Prepared;
@@ -48,7 +50,7 @@ for (const { mode, kind, enis, secondary } of CASES)
         prefix: `u${process.pid % 10000}`,
         nodes: 2,
         mode,
-        instanceType: "ecs.g7.xlarge",
+        instanceType,
         poolMin: 0,
         poolMax: 0,
         cooldownSeconds: 0,

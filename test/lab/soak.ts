@@ -160,9 +160,8 @@ async function soak(world: World, node: WorldNode, options: SoakOptions): Promis
   withStore(node, (db) =>
     db.run("INSERT OR REPLACE INTO fact(name, value) VALUES('cooldown_ms', ?)", [String(COOLDOWN_S * 1000)]),
   );
-  // Pods that make what stays on a node from its first pod on: tables of nftables, portmap's chains.
-  for (let i = 0; i < 2; i++)
-    await cycle(s, { number: -1, kill: undefined, end: "delete", check: true, limited: true, hostPort: true });
+  // A pod that makes what stays on a node from its first one on: tables of nftables, portmap's chains.
+  await cycle(s, { number: -1, kill: undefined, end: "delete", check: true, limited: true, hostPort: true });
   await settled(s, undefined);
   const before = baselineOf(world, node);
   const agentBefore = agentOf(node);
