@@ -12,7 +12,7 @@ export function formatShow(view: NodeView): string {
   return [
     `Node: ${view.facts.node_name ?? "unknown"}`,
     ...view.enis.flatMap((e) => [
-      `ENI: ${e.id} (${e.ifname})${e.state === "ready" ? "" : ` ${e.state}`}`,
+      `ENI: ${e.id} (${e.ifname})${e.state === "ready" ? "" : ` ${e.state}`}${e.dedicated ? " dedicated" : ""}`,
       `  Primary IP: ${e.primary}`,
       "  Secondary IPs:",
       ...e.addresses.map((a) => `    - ${describe(a)}`),

@@ -22,6 +22,8 @@ export interface EniView {
   readonly ifname: string;
   readonly state: string;
   readonly vswitchId: string;
+  /** Only for pods that ask for its vSwitch or security groups. */
+  readonly dedicated: boolean;
   readonly primary: string;
   readonly addresses: readonly AddressView[];
 }
@@ -88,6 +90,7 @@ export function readNodeView(store: Store): NodeView {
       ifname: e.ifname ?? "no link",
       state: e.state,
       vswitchId: e.vswitchId,
+      dedicated: e.dedicated,
       primary: e.primary4 ?? e.primary6 ?? "",
       addresses: addresses.filter((a) => a.eniId === e.id).map(view),
     })),

@@ -49,7 +49,7 @@ export function askedInterfaces(w: Work, facts: Partial<NodeFacts>): readonly [A
     throw new CniFailure(
       refused.again ? CODE.tryAgainLater : CODE.invalidConfig,
       `pod ${pod.namespace}/${pod.name} asks for what it cannot have: ${refused.why}`,
-      "correct the Pod, its PodNetwork or the node's eni_conf; the runtime tries again",
+      "correct the Pod, its PodNetworking or the node's eni_conf; the runtime tries again",
     );
   return plan(w, interfaces);
 }
