@@ -179,6 +179,12 @@ describe("judgeNode", () => {
       1,
     ],
     [
+      "a kernel without IPv6",
+      node({ store: STORE6, without: ["policyRouting6"] }),
+      /^error: kernel 6\.1\.0: has no IPv6 with policy routing, and pods have ip_stack dual; boot with IPv6/,
+      1,
+    ],
+    [
       "a node without IPv6 for pods that have it",
       node({ store: STORE6, sysctls: { "net/ipv6/conf/default/disable_ipv6": "1" } }),
       /^error: net\.ipv6\.conf\.default\.disable_ipv6: is 1, and pods have ip_stack dual/,

@@ -233,6 +233,13 @@ function ipv6Findings(facts: NodeCheckFacts): NodeFinding[] {
   if (facts.store.kind !== "there" || !podsHaveIpv6(facts)) return [];
   const { ipStack, hasIpv6Address } = facts.store;
   const findings: NodeFinding[] = [];
+  if (!("problem" in facts.kernel) && !facts.kernel.policyRouting6.there)
+    findings.push({
+      level: "error",
+      subject: `kernel ${facts.release}`,
+      message: `has no ${KERNEL_FEATURES.policyRouting6.what}, and pods have ip_stack ${ipStack}`,
+      remedy: "boot with IPv6 (no ipv6.disable=1), or set ip_stack ipv4",
+    });
   if (facts.sysctls["net/ipv6/conf/default/disable_ipv6"] === "1")
     findings.push({
       level: "error",
