@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
 import { delTable } from "../../shared/netlink/nft/table.ts";
+import { NetlinkError } from "../../shared/netlink/socket.ts";
 import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
 import { POLICY_TABLE } from "../../shared/policy/names.ts";
 import { policyProblems, removePolicy } from "../../shared/policy/program.ts";
@@ -187,4 +188,22 @@ describe("what others do", () => {
     expect(getCompiled(store.db)).toEqual(policy(1, 3));
     expect(inForce()).toEqual(meaning(1));
   });
+});
+
+describe("a kernel that lacks what policies need", () => {
+  it.each(["EOPNOTSUPP", "EPROTONOSUPPORT"])(
+    "gets one error that says what (%s), and the store keeps the policy",
+    (errno) => {
+      const refusing: NftSocket = {
+        ...nft,
+        commit() {
+          throw new NetlinkError({ errno, extack: "", offset: undefined, request: "nft add rule" });
+        },
+      };
+      expect(() => createEnforcer(store, refusing).bring(policy(1, 1))).toThrow(
+        /nft add rule: .*this kernel has no nftables for that: NetworkPolicy needs CONFIG_NF_TABLES, .*Linux 5\.6 or later/,
+      );
+      expect(getCompiled(store.db)).toEqual(policy(1, 1));
+    },
+  );
 });
