@@ -16,7 +16,7 @@ import { readTableAtOnce } from "../../shared/policy/read.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
 import { patient } from "../kernel/patience.ts";
-import { shareOf } from "../lab/iperf.ts";
+import { throughput } from "../lab/iperf.ts";
 import { type PodProcess, startPodProcess } from "../lab/pod-process.ts";
 import { ping } from "../lab/traffic.ts";
 import { CNI_PATH, until } from "../lab/world.ts";
@@ -42,14 +42,39 @@ spec:
 ${["web", "client", "stranger"].map((app) => `---\n{ apiVersion: v1, kind: Pod, metadata: { name: ${app}, namespace: shop, labels: { app: ${app} } } }`).join("\n")}
 `;
 
+function runtimeOf(name: string, subnets: readonly string[]): CniRuntime {
+  const ipam = {
+    type: "terway-ipam",
+    ...places,
+    cooldownSeconds: 0,
+    ranges: subnets.map((subnet) => [{ subnet }]),
+    routes: [{ dst: "0.0.0.0/0" }, { dst: "::/0" }],
+  };
+  return createRuntime({
+    netns: node.path,
+    cniPath: CNI_PATH,
+    env: { PATH: join(dir, "bin") },
+    conflist: {
+      cniVersion: "1.0.0",
+      name,
+      plugins: [
+        { type: "ptp", ipam },
+        { type: "terway-bandwidth", capabilities: { bandwidth: true }, ...places },
+        { type: "terway-policy", ...places },
+      ],
+    },
+  });
+}
+
 interface Attached {
   readonly pod: Pod;
   readonly ns: Netns;
   readonly ip4: string;
   readonly ip6: string;
+  readonly by: CniRuntime;
 }
 
-async function attach(name: string, limits?: Readonly<Record<string, number>>): Promise<Attached> {
+async function attach(name: string, limits?: Readonly<Record<string, number>>, by = runtime): Promise<Attached> {
   serial += 1;
   const ns = createNetns(`${prefix}-${serial}`);
   const pod = {
@@ -60,13 +85,13 @@ async function attach(name: string, limits?: Readonly<Record<string, number>>): 
     name,
     ...(limits === undefined ? {} : { runtimeConfig: { bandwidth: limits } }),
   };
-  const { result } = await runtime.add(pod);
+  const { result } = await by.add(pod);
   const [ip4 = "", ip6 = ""] = (result.ips ?? []).map((ip) => ip.address.split("/")[0] ?? "");
-  return { pod, ns, ip4, ip6 };
+  return { pod, ns, ip4, ip6, by };
 }
 
-async function detach({ pod, ns }: Attached): Promise<void> {
-  await runtime.del(pod);
+async function detach({ pod, ns, by }: Attached): Promise<void> {
+  await by.del(pod);
   ns.close();
 }
 
@@ -92,27 +117,7 @@ beforeAll(() => {
   mkdirSync(join(dir, "bin"));
   for (const tool of ["iptables", "ip6tables", "iptables-nft", "nft", "tc", "ip", "conntrack"])
     writeFileSync(join(dir, "bin", tool), `#!/bin/sh\necho "$0 $*" >> ${dir}/called\nexit 1\n`, { mode: 0o755 });
-  const ipam = {
-    type: "terway-ipam",
-    ...places,
-    cooldownSeconds: 0,
-    ranges: [[{ subnet: "10.76.0.0/24" }], [{ subnet: "fd76::/64" }]],
-    routes: [{ dst: "0.0.0.0/0" }, { dst: "::/0" }],
-  };
-  runtime = createRuntime({
-    netns: node.path,
-    cniPath: CNI_PATH,
-    env: { PATH: join(dir, "bin") },
-    conflist: {
-      cniVersion: "1.0.0",
-      name: "net",
-      plugins: [
-        { type: "ptp", ipam },
-        { type: "terway-bandwidth", capabilities: { bandwidth: true }, ...places },
-        { type: "terway-policy", ...places },
-      ],
-    },
-  });
+  runtime = runtimeOf("net", ["10.76.0.0/24", "fd76::/64"]);
 });
 afterAll(() => {
   node.close();
@@ -131,21 +136,23 @@ describe("both chained plugins without an agent", () => {
       for (const { ns } of [web, client, stranger]) processes.push(await startPodProcess(ns.path));
       const [onWeb, onClient, onStranger] = processes as [PodProcess, PodProcess, PodProcess];
       await onWeb.serve([80]);
-      const seen = async () => [
-        await onClient.probe("tcp", web.ip4, 80, 1000),
-        await onClient.probe("udp", web.ip6, 80, 1000),
-        await onStranger.probe("tcp", web.ip4, 80),
-        await onStranger.probe("udp", web.ip6, 80),
-        await ping(node.path, web.ip4),
-      ];
+      const seen = () =>
+        Promise.all([
+          onClient.probe("tcp", web.ip4, 80, 1000),
+          onClient.probe("udp", web.ip6, 80, 1000),
+          onStranger.probe("tcp", web.ip4, 80),
+          onStranger.probe("udp", web.ip6, 80),
+          ping(node.path, web.ip4),
+        ]);
       // Nobody knew the client's address when the policies were compiled: closed, not open.
       expect(await seen()).toEqual([false, false, false, false, true]);
       expect((await sync()).changed.length).toBeGreaterThan(0);
       await until("the client's way is open", 10_000, () => onClient.probe("udp", web.ip6, 80, 1000));
       expect(await seen()).toEqual([true, true, false, false, true]);
       const flow = { server: web.ns.path, client: client.ns.path, address: web.ip4, seconds: 2 };
-      const share = await shareOf(RATE, flow);
-      expect(share).toBeGreaterThan(0.95);
+      // How near to the rate is bandwidth.test.ts's question; without a limit it is a thousand times as much.
+      const share = (await throughput(flow)) / RATE;
+      expect(share).toBeGreaterThan(0.3);
       expect(share).toBeLessThan(1.05);
       for (const { pod } of [web, client, stranger]) await runtime.check(pod);
       for (const process of processes) await process.close();
@@ -166,8 +173,42 @@ describe("both chained plugins without an agent", () => {
   );
 
   it(
+    "leave no window: what was sent to a pod's address before it was there, and what the pod sends first, meets its policy",
+    async () => {
+      const small = runtimeOf("small", ["10.75.0.0/29"]);
+      const stranger = await attach("stranger", undefined, small);
+      const onStranger = await startPodProcess(stranger.ns.path);
+      await onStranger.serve([80]);
+      // To whichever address the next pod gets: the flows are there before it, and do not end.
+      const others = [2, 3, 4, 5, 6].map((n) => `10.75.0.${n}`).filter((ip) => ip !== stranger.ip4);
+      const early = await Promise.all(others.map((ip) => onStranger.stream("udp", ip, 80)));
+      writeFileSync(
+        join(dir, "policies/silent.yaml"),
+        `{ apiVersion: networking.k8s.io/v1, kind: NetworkPolicy, metadata: { name: s, namespace: shop }, spec: { podSelector: { matchLabels: { app: web } }, policyTypes: [Ingress, Egress] } }`,
+      );
+      await sync();
+      const web = await attach("web", undefined, small);
+      expect(others).toContain(web.ip4);
+      const onWeb = await startPodProcess(web.ns.path);
+      const first = await onWeb.stream("udp", stranger.ip4, 80);
+      await onWeb.serve([80]);
+      await until("both have sent", 10_000, async () => (await first.count()).sent > 200);
+      expect((await first.stop()).echoed).toBe(0);
+      for (const stream of early) {
+        const { sent, echoed } = await stream.stop();
+        expect([sent > 200, echoed]).toEqual([true, 0]);
+      }
+      expect(await ping(node.path, web.ip4)).toBe(true);
+      for (const process of [onStranger, onWeb]) await process.close();
+      for (const x of [web, stranger]) await detach(x);
+    },
+    patient(60_000),
+  );
+
+  it(
     "wait for nobody's lock and nobody's restore of a large ruleset (F-16)",
     async () => {
+      const small = runtimeOf("small", ["10.75.0.0/29"]);
       const lock = "/run/xtables.lock";
       const held = () => spawnSync("flock", ["--nonblock", lock, "true"]).status !== 0;
       const holder = spawn("flock", [lock, "sleep", "600"], { detached: true, stdio: "ignore" });
@@ -181,15 +222,15 @@ describe("both chained plugins without an agent", () => {
         join(dir, "large.nft"),
         `table ip large { }\ndelete table ip large\ntable ip large { chain c {\n${rules.join("\n")}\n}\n}\n`,
       );
-      const script = `while sleep 0.2; do nft -f ${dir}/large.nft && echo x >> ${dir}/restores; done`;
+      const script = `while :; do nft -f ${dir}/large.nft && echo x >> ${dir}/restores; done`;
       const restores = inNetns(node.path, () =>
         spawn("sh", ["-c", script], { detached: true, stdio: ["ignore", "ignore", "inherit"] }),
       );
       const count = () => (existsSync(join(dir, "restores")) ? statSync(join(dir, "restores")).size : 0);
       try {
         await until("the lock is held and the restores run", 20_000, () => held() && count() > 0);
-        for (let i = 0; i < 4; i++) {
-          const web = await attach("web", { ingressRate: RATE });
+        for (let i = 0; i < 20; i++) {
+          const web = await attach("web", { ingressRate: RATE }, small);
           await detach(web);
         }
         expect(held()).toBe(true);
