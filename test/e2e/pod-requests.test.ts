@@ -38,7 +38,9 @@ const CASES: readonly Case[] = [
 
 const nsName = (path: string) => path.split("/").at(-1) ?? "";
 const ips = (result: { readonly ips?: readonly { readonly address: string }[] }) =>
-  (result.ips ?? []).map((ip) => ip.address.split("/")[0] ?? "");
+  (result.ips ?? []).flatMap((ip) => (ip.address.includes(":") ? [] : (ip.address.split("/")[0] ?? "")));
+const ips6 = (result: Parameters<typeof ips>[0]) =>
+  (result.ips ?? []).flatMap((ip) => (ip.address.includes(":") ? (ip.address.split("/")[0] ?? "") : []));
 const idle = (n: WorldNode) => {
   try {
     return poolView(n.store, nodeSys.clock(CLOCK_BOOTTIME)).idle;
@@ -62,11 +64,17 @@ function suite(c: Case): void {
       poolMin: 2,
       poolMax: 4,
       cooldownSeconds: 1,
+      ipStack: "dual",
       manifests: true,
       eniConf: c.eniConf,
       chained: ["terway-policy"],
     });
-    world.cloud.model.addVSwitch({ id: "vsw-plane", zone: "cn-emulated-a", cidr: "10.40.0.0/24" });
+    world.cloud.model.addVSwitch({
+      id: "vsw-plane",
+      zone: "cn-emulated-a",
+      cidr: "10.40.0.0/24",
+      cidr6: "2408:4000:0:40::/64",
+    });
     // What nobody reaches who does not belong to it.
     world.cloud.model.addSecurityGroup("sg-closed", []);
     [node, other] = world.nodes as [WorldNode, WorldNode];
@@ -186,6 +194,7 @@ function suite(c: Case): void {
       const far = await ordinary(other);
       const added = await node.runtime.add(pod);
       const [eth0 = "", eth1 = ""] = ips(added.result);
+      const [six0 = "", six1 = ""] = ips6(added.result);
       expect(eth1).toMatch(/^10\.40\.0\./);
       expect([eniOf(eth0)?.kind, eniOf(eth1)]).toMatchObject(["shared", { kind: c.kind, vswitchId: "vsw-plane" }]);
       expect(added.result.interfaces?.filter((i) => i.sandbox).map((i) => i.name)).toEqual([
@@ -204,14 +213,17 @@ function suite(c: Case): void {
       expect({
         askedOnEth0: await sent(() => pings(far.pod.netns, eth0)),
         askedOnEth1: await sent(() => pings(far.pod.netns, eth1)),
+        askedOnEth1By6: await sent(() => pings(far.pod.netns, six1)),
         byDefault: await sent(() => pings(pod.netns, far.ip)),
         byExtraRoute: await sent(() => pings(pod.netns, OUTSIDE_IP)),
       }).toEqual({
         askedOnEth0: [true, false],
         askedOnEth1: [false, true],
+        askedOnEth1By6: [false, true],
         byDefault: [true, false],
         byExtraRoute: [false, true],
       });
+      expect([await ping(far.pod.netns, six0), await ping(node.netns, six1)]).toEqual([true, true]);
       expect([await ping(node.netns, eth0), await ping(node.netns, eth1)]).toEqual([true, true]);
       await node.runtime.check(pod);
       expect(ips((await node.runtime.add(pod)).result)).toEqual([eth0, eth1]);
