@@ -4,7 +4,7 @@ import type { EniAddress } from "../store/addresses.ts";
 import type { Demand } from "../store/demand.ts";
 import type { Eni } from "../store/enis.ts";
 import type { Intent } from "../store/intents.ts";
-import { groupDemand, idleFor, operationOf, poolEnis, untilTrunk } from "./pool-state.ts";
+import { groupDemand, idleFor, operationOf, poolEnis, slotPressure, untilTrunk } from "./pool-state.ts";
 
 const demand = (containerId: string, only?: Demand["only"]): Demand => ({
   network: "net",
@@ -161,4 +161,37 @@ describe("a call under way", () => {
     [intent("detach-eni", { kind: "remove", eniId: "e" }, "e"), [{ kind: "remove", eniId: "e", count: 0 }]],
     [intent("create-route", { routeTableId: "vtb-1" }), []],
   ])("%#", (given, operations) => expect(operationOf(given)).toEqual(operations));
+});
+
+describe("slots for pods that need a whole ENI", () => {
+  const of = (id: string, kind: Eni["kind"], state: Eni["state"] = "ready") => ({ ...eni, id, kind, state });
+  const own = { ...demand("p"), only: { kinds: ["exclusive" as const] } };
+  const full = {
+    eniSlots: 2,
+    enis: [of("a", "shared"), of("b", "shared")],
+    addresses: [address("10.0.0.2", { eniId: "a", state: "allocated" })],
+    demands: [own],
+    intents: [],
+  };
+  it("come from shared ones without a pod, and those who wait know it", () => {
+    expect(slotPressure({ ...full, kind: "shared" })).toEqual({ promised: 1, roomFor: 1 });
+    expect(slotPressure({ ...full, kind: "exclusive" })).toEqual({ promised: 0, roomComing: true });
+    expect(
+      slotPressure({ ...full, kind: "exclusive", enis: [of("a", "shared"), of("b", "shared", "detaching")] }),
+    ).toEqual({ promised: 0, roomComing: true });
+  });
+  it("do not come where every shared one has a pod, or is the last", () => {
+    const both = [...full.addresses, address("10.0.1.2", { eniId: "b", state: "allocated" })];
+    expect(slotPressure({ ...full, kind: "exclusive", addresses: both })).toEqual({ promised: 0 });
+    expect(slotPressure({ ...full, kind: "exclusive", eniSlots: 1, enis: [of("b", "shared")] })).toEqual({
+      promised: 0,
+    });
+  });
+  it("are not asked for while one is free, or comes", () => {
+    expect(slotPressure({ ...full, kind: "shared", eniSlots: 3 })).toEqual({ promised: 1 });
+    expect(slotPressure({ ...full, kind: "shared", enis: [of("a", "shared"), of("x", "exclusive")] })).toEqual({
+      promised: 0,
+    });
+    expect(slotPressure({ ...full, kind: "shared", demands: [] })).toEqual({ promised: 0 });
+  });
 });

@@ -31,13 +31,19 @@ export function readPool(
   const { db } = ctx.store;
   const { config } = ctx;
   const enis = listEnis(db);
-  const waiting = groupDemand(listDemand(db, now), spec.kind);
+  const demands = listDemand(db, now);
+  const intents = listIntents(db);
+  const addresses = listAddresses(db);
+  const waiting = groupDemand(demands, spec.kind);
+  const eniSlots = config.eniSlots - nodeEniCount(ctx);
+  const { promised, ...pressure } = slotPressure({ kind: spec.kind, eniSlots, enis, addresses, demands, intents });
   const view: PoolView = {
     config: spec.pool,
-    limits: { ...spec.limits, enis: slotsFor(spec, config.eniSlots - nodeEniCount(ctx), enis) },
+    limits: { ...spec.limits, enis: Math.max(0, slotsFor(spec, eniSlots, enis) - promised) },
+    ...pressure,
     enis: poolEnis(
       enis.filter((e) => e.kind === spec.kind),
-      listAddresses(db),
+      addresses,
       config.ipStack,
       ctx.lately.unassigned,
       now,
@@ -45,9 +51,7 @@ export function readPool(
     waiters: waiting.any.length,
     waitingSinceMs: waiting.any[0]?.sinceMs,
     constrained: waiting.constrained.map((g): ConstrainedDemand => ({ only: g.only, waiters: g.demands.length })),
-    operations: listIntents(db)
-      .filter((i) => poolOf(i, enis) === spec.kind)
-      .flatMap(operationOf),
+    operations: intents.filter((i) => poolOf(i, enis) === spec.kind).flatMap(operationOf),
     vswitchIds: config.vswitchIds,
     // Of network planes that pods ask for, beside the node's.
     otherVSwitchIds: [...new Set(waiting.constrained.flatMap((g) => g.only.vswitchIds ?? []))].filter(
@@ -69,6 +73,48 @@ export function untilTrunk(
 ): { readonly create?: Budget } {
   if (spec.kind !== "member" || enis.some((e) => e.kind === "trunk" && e.state === "ready")) return {};
   return { create: { tokens: 0, nextAtMs: now + TRUNK_LOOK_MS } };
+}
+
+export interface SlotInputs {
+  readonly kind: PoolKind;
+  readonly eniSlots: number;
+  readonly enis: readonly Pick<Eni, "id" | "kind" | "state">[];
+  readonly addresses: readonly Pick<EniAddress, "eniId" | "state">[];
+  readonly demands: readonly Demand[];
+  readonly intents: readonly Intent[];
+}
+
+/**
+ * Shared ENIs without a pod give way to pods that wait for a whole one: what the pool of shared ones has too many, and to
+ * the pool of whole ones, whether one comes free. Pure.
+ */
+export function slotPressure(i: SlotInputs): Pick<PoolView, "roomFor" | "roomComing"> & {
+  /** Slots that the pool must leave to others, free or not. */
+  readonly promised: number;
+} {
+  const held = new Set(
+    i.addresses.filter((a) => a.state === "allocated" || a.state === "reserved").map((a) => a.eniId),
+  );
+  const creating = i.intents.filter(
+    (x) => x.kind === "create-eni" && !i.enis.some((e) => e.id === x.eniId) && poolOf(x, []) !== "member",
+  );
+  const own = i.enis.filter((e) => e.kind === "exclusive" && e.state !== "lost" && !held.has(e.id));
+  const { any, constrained } = groupDemand(i.demands, "exclusive");
+  const waiting = any.length + constrained.reduce((n, g) => n + g.demands.length, 0);
+  const taken = i.enis.filter((e) => e.kind !== "primary" && e.kind !== "member" && e.state !== "lost").length;
+  const free = Math.max(0, i.eniSlots - taken - creating.length);
+  const coming = own.length + creating.filter((x) => poolOf(x, []) === "exclusive").length;
+  const short = waiting - coming - free;
+  const promised = i.kind === "shared" ? Math.max(0, waiting - coming) : 0;
+  if (short <= 0) return { promised };
+  const shared = i.enis.filter((e) => e.kind === "shared");
+  if (i.kind === "shared") return { promised, roomFor: short };
+  const goes = (e: (typeof shared)[number]) => e.state === "detaching" || e.state === "deleting";
+  const empty = shared.filter((e) => e.state === "ready" && !held.has(e.id)).length;
+  const ready = shared.filter((e) => e.state === "ready").length;
+  return i.kind === "exclusive" && (shared.some(goes) || (empty > 0 && ready > 1))
+    ? { promised, roomComing: true }
+    : { promised };
 }
 
 /** The node's own take slots, too. */

@@ -607,6 +607,19 @@ describe("ENIs for pods with wishes of their own", () => {
     expect(actions({ ...empty, constrained: [{ only, waiters: 1 }] }, 60_000)).toEqual([]);
   });
 
+  it("have an empty ENI of another pool give way, but not its last", () => {
+    const shared = (enis: PoolState["enis"]) => makeState({ limits: { enis: 1, perEni: 9 }, enis, roomFor: 1 });
+    const [one, two] = [makeEni("a", 4), makeEni("b", 4, { allocated: 1 })];
+    expect(actions(shared([one, two]))).toEqual([{ kind: "remove", eniId: "a" }]);
+    expect(actions(shared([one]))).toEqual([]);
+    expect(actions({ ...shared([one, two]), waiters: 6 })).not.toContainEqual({ kind: "remove", eniId: "a" });
+    const waits = makeState({ limits: { ...whole, enis: 0 }, config: none, waiters: 1 });
+    expect([decide(waits, 0).stuck, decide({ ...waits, roomComing: true }, 0).stuck]).toEqual([
+      expect.stringMatching(/all 0 of 0 ENIs/),
+      undefined,
+    ]);
+  });
+
   it("take the slot of an empty one, and say so when there is none", () => {
     const full = (a: Partial<Parameters<typeof makeEni>[2]>) =>
       makeState({

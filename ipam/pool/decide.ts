@@ -48,6 +48,9 @@ export function decide(state: PoolState, nowMs: number): Decision {
     return lookFirst(state, memory, nowMs);
   const plan = emptyPlan();
 
+  // The last one stays: the next ordinary pod must not wait for the cloud.
+  if ((state.roomFor ?? 0) > 0 && state.enis.filter((e) => e.state === "ready").length > 1)
+    makeRoom(state, plan, nowMs);
   const stuckConstrained = (state.constrained ?? []).map((c) => serveConstrained(state, c, plan, nowMs));
   // Cooling addresses serve the floor soon, but no pod that waits now.
   const waiters = heldBack(state, plan, nowMs) ? 0 : state.waiters;
@@ -202,7 +205,7 @@ function whyStuck(
   const lasting = obstacles.filter((o) => o.reason !== "" && !passesSoon(o, nowMs));
   const reasons = [...new Set(lasting.map((o) => o.reason))];
   if (reasons.length > 0) return reasons.join("; ");
-  if (obstacles.length > 0) return undefined;
+  if (obstacles.length > 0 || state.roomComing) return undefined;
   // Something is under way: not stuck yet.
   if (state.operations.length > 0 || state.enis.some((e) => e.state === "attaching")) return undefined;
   const nextFree = Math.min(...state.enis.map((e) => e.nextFreeAtMs ?? Number.POSITIVE_INFINITY));

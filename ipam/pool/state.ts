@@ -137,6 +137,10 @@ export interface PoolState {
   /** Since when the first of them waits. Absent: long enough. */
   readonly waitingSinceMs?: number | undefined;
   readonly constrained?: readonly ConstrainedDemand[];
+  /** ENIs too many: pods that need a whole ENI wait for their slots. Absent: 0. */
+  readonly roomFor?: number;
+  /** Another pool gives a slot up. */
+  readonly roomComing?: boolean;
   readonly operations: readonly PoolOperation[];
   /** The node's vSwitches in order of preference. */
   readonly vswitches: readonly PoolVSwitch[];
