@@ -80,6 +80,7 @@ interface Made {
 function attachOne(i: AskedInterface, netns: PodNetns, facts: Partial<NodeFacts>, startedMs: number): Made {
   const w = i.work;
   const { sys } = w.host;
+  const isLeft = w.config.uplink === "eni" && getAttachment(w.store.db, w.key) !== undefined;
   let planned: Planned & { readonly ipam: Result };
   try {
     planned = obtain(i, netns, facts);
@@ -94,7 +95,7 @@ function attachOne(i: AskedInterface, netns: PodNetns, facts: Partial<NodeFacts>
       sys,
       planned.link.addresses.map((a) => a.address),
     );
-    build(sys, w.nl, netns, planned.link);
+    build(sys, w.nl, netns, planned.link, isLeft);
     const builtMs = storeNow(sys);
     inTransaction(w.store.db, () => {
       markReady(w.store.db, w.key);

@@ -16,9 +16,7 @@ import { parseIp } from "../../shared/net/ip.ts";
 import { formatMac } from "../../shared/net/mac.ts";
 import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
 import { deleteLink } from "../../shared/netlink/delete-link.ts";
-import { accepting } from "../../shared/netlink/request.ts";
-import { delAddress } from "../../shared/netlink/rtnl/address.ts";
-import { getLink, isRunning, isUp, linkIndexOf, parseLink, setLink } from "../../shared/netlink/rtnl/link.ts";
+import { getLink, isRunning, isUp, linkIndexOf, parseLink } from "../../shared/netlink/rtnl/link.ts";
 import { getRouteTo, parseRoute } from "../../shared/netlink/rtnl/route.ts";
 import { NetlinkError, type NetlinkSocket, type Outcome, openNetlink } from "../../shared/netlink/socket.ts";
 import { NETLINK_NETFILTER } from "../../shared/netlink/uapi/netlink.ts";
@@ -33,19 +31,22 @@ function indexOf(outcome: Outcome | undefined): number {
   return linkIndexOf((outcome?.ok ? outcome.replies[0] : undefined) ?? new Uint8Array(16));
 }
 
-/** Makes the veth and the uplink, configures them, and brings them up. What was there under the same name is removed before. */
-export function build(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodLink): void {
+/**
+ * Makes the veth and the uplink, configures them, and brings them up. What was there under the same name is removed before.
+ *
+ * @param isLeft A call for the same attachment may have been killed half-way; otherwise nothing of it is here to stay.
+ */
+export function build(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodLink, isLeft: boolean): void {
   const pod = openNetlink(sys, undefined, { netnsFd: netns.fd, ownNetnsFd: netns.ownFd });
-  const once = () => buildOnce(sys, host, pod, netns, link);
+  const once = (left: boolean) => buildOnce(sys, host, pod, netns, link, left);
   try {
     inKernel(`${link.podIfname} of ${netns.path}`, () => {
       try {
-        once();
+        once(isLeft);
       } catch (error) {
         if (!isIpv6Off(error)) throw error;
         inNetns(sys, netns, () => allowIpv6(sys, [link.podIfname, vethEndOf(link)]));
-        if (link.uplink?.kind === "eni") resetUplink(pod, link);
-        once();
+        once(true);
       }
     });
   } finally {
@@ -53,38 +54,30 @@ export function build(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodL
   }
 }
 
-function buildOnce(sys: Sys, host: NetlinkSocket, pod: NetlinkSocket, netns: PodNetns, link: PodLink): void {
+function buildOnce(
+  sys: Sys,
+  host: NetlinkSocket,
+  pod: NetlinkSocket,
+  netns: PodNetns,
+  link: PodLink,
+  isLeft: boolean,
+): void {
   // An uplink has neighbours that speak IPv6, whatever the pod does.
   if (link.uplink || link.addresses.some(isIpv6)) inNetns(sys, netns, () => quietPod(sys));
   const hostIndex = makeVeth(sys, host, pod, netns, link);
-  if (link.uplink) makeUplink(sys, host, pod, netns, link, link.uplink);
+  if (link.uplink) makeUplink(sys, host, pod, netns, link, link.uplink, isLeft);
   const [veth, up] = pod.apply([
     getLink({ name: vethEndOf(link) }),
     ...(link.uplink ? [getLink({ name: link.podIfname })] : []),
   ]);
   pod.apply(podRequests(link, indexOf(veth), up && indexOf(up)));
   host.apply(hostRequests(link, hostIndex));
-  awaitQueue(sys, pod, indexOf(veth));
+  awaitQueues(sys, pod, up ? [indexOf(veth), indexOf(up)] : [indexOf(veth)]);
   awaitLocal(sys, pod, link);
 }
 
 function isIpv6({ address }: Pick<PodAddress, "address">): boolean {
   return address.includes(":");
-}
-
-/** As it was when it came into the pod; any other link is made anew. */
-function resetUplink(pod: NetlinkSocket, link: PodLink): void {
-  const [found] = pod.apply([getLink({ name: link.podIfname })]);
-  const linkIndex = indexOf(found);
-  pod.apply([
-    setLink({ index: linkIndex, up: false }),
-    ...link.addresses.map((a) =>
-      accepting(
-        delAddress({ linkIndex, address: { ip: parseIp(a.address), prefixLength: a.prefixLength } }),
-        "EADDRNOTAVAIL",
-      ),
-    ),
-  ]);
 }
 
 const QUEUE_WAIT_MS = 1000;
@@ -93,15 +86,14 @@ const LOCAL_WAIT_MS = 1000;
 const LOCAL_SPINS = 4;
 
 /**
- * The pod's end came up first, when it had no carrier. The kernel gives it a queue later, from a worker (linkwatch), and
+ * The pod's end of the veth came up first, when it had no carrier, and an ENI was down. The kernel gives it a queue later, from a worker (linkwatch), and
  * until then drops what the pod sends: its first packet, on a busy node. To ask about the link makes the kernel do that at
  * once (rtnl_getlink, since 6.9); an older one is given time.
  */
-function awaitQueue(sys: Sys, pod: NetlinkSocket, index: number): void {
+function awaitQueues(sys: Sys, pod: NetlinkSocket, indexes: readonly number[]): void {
   for (let waitedMs = 0; waitedMs < QUEUE_WAIT_MS; waitedMs++) {
-    const [asked] = pod.apply([getLink({ index })]);
-    const [reply] = asked?.ok ? asked.replies : [];
-    if (reply === undefined || isRunning(reply)) return;
+    const asked = pod.apply(indexes.map((index) => getLink({ index })));
+    if (asked.every((a) => !a.ok || a.replies[0] === undefined || isRunning(a.replies[0]))) return;
     sys.pollIn([], 1);
   }
 }

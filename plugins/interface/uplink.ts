@@ -2,8 +2,10 @@
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { type PodLink, podRules, type Uplink } from "../../shared/datapath/pod-link.ts";
 import { newbornName, returnRequests, uplinkRequests } from "../../shared/datapath/uplink.ts";
+import { parseIp } from "../../shared/net/ip.ts";
 import { formatMac } from "../../shared/net/mac.ts";
 import { accepting } from "../../shared/netlink/request.ts";
+import { delAddress } from "../../shared/netlink/rtnl/address.ts";
 import { delLink, getLink, type Link, parseLink, setLink } from "../../shared/netlink/rtnl/link.ts";
 import { delRule } from "../../shared/netlink/rtnl/rule.ts";
 import {
@@ -25,7 +27,12 @@ import type { PodNetns } from "./netns.ts";
 const WAIT_MS = 3000;
 const LOOK_MS = 10;
 
-/** Inside {@link inKernel}. The uplink is then in the pod, down. */
+/**
+ * Inside {@link inKernel}. The uplink is then in the pod, down.
+ *
+ * @param isLeft An ENI that is in the pod already was left there by a call that was killed. Otherwise a DEL has just sent
+ *   it back: whoever took it now would lose it to the child process that moves it.
+ */
 export function makeUplink(
   sys: Sys,
   host: NetlinkSocket,
@@ -33,15 +40,19 @@ export function makeUplink(
   netns: PodNetns,
   link: PodLink,
   uplink: Uplink,
+  isLeft: boolean,
 ): void {
-  // Left by a call that was killed; for an ENI that is all that is to be done.
+  const deadline = sys.clock(CLOCK_MONOTONIC) + WAIT_MS;
+  if (uplink.kind === "eni" && !isLeft) awaitDeparture(sys, pod, link, uplink, deadline);
   for (const found of linksNamed(pod, [link.podIfname, newbornName(link)])) {
     if (uplink.kind === "eni" ? formatMac(found.mac) !== uplink.mac : !isChildOf(found, link))
       throw notOurs(found.name);
-    if (uplink.kind === "eni") return;
+    if (uplink.kind === "eni") {
+      resetUplink(pod, link, found.index);
+      return;
+    }
     pod.apply([delLink({ index: found.index })]);
   }
-  const deadline = sys.clock(CLOCK_MONOTONIC) + WAIT_MS;
   let parent = findByMac(host, uplink.parentMac);
   while (parent === undefined && uplink.kind === "eni" && sys.clock(CLOCK_MONOTONIC) < deadline) {
     sys.pollIn([], LOOK_MS);
@@ -62,6 +73,27 @@ export function makeUplink(
   if (uplink.kind === "eni") return;
   for (const newborn of linksNamed(pod, [newbornName(link)]))
     pod.apply([setLink({ index: newborn.index, name: link.podIfname, alias: link.hostIfname })]);
+}
+
+function awaitDeparture(sys: Sys, pod: NetlinkSocket, link: PodLink, uplink: Uplink, deadline: number): void {
+  while (
+    linksNamed(pod, [link.podIfname]).some((found) => formatMac(found.mac) === uplink.mac) &&
+    sys.clock(CLOCK_MONOTONIC) < deadline
+  )
+    sys.pollIn([], LOOK_MS);
+}
+
+/** An ENI as it was when it came into the pod. */
+function resetUplink(pod: NetlinkSocket, link: PodLink, linkIndex: number): void {
+  pod.apply([
+    setLink({ index: linkIndex, up: false }),
+    ...link.addresses.map((a) =>
+      accepting(
+        delAddress({ linkIndex, address: { ip: parseIp(a.address), prefixLength: a.prefixLength } }),
+        "EADDRNOTAVAIL",
+      ),
+    ),
+  ]);
 }
 
 function linksNamed(nl: NetlinkSocket, names: readonly string[]): Link[] {

@@ -294,6 +294,16 @@ function suite({ mode, kind, instanceType, secondary, tampering }: Case): void {
     patient(90_000),
   );
 
+  it("is made by a second ADD where the first was killed at its end", async () => {
+    const { pod } = await attach();
+    here.store.db.run("UPDATE attachment SET state = 'building'");
+    const again = (await node.runtime.add(pod)).result.ips?.[0]?.address.split("/")[0] ?? "";
+    await node.runtime.check(pod);
+    expect([await ping(pod.netns, OUTSIDE_IP), await ping(node.netns, again)]).toEqual([true, true]);
+    await detach({ pod });
+    await nothingLeft();
+  });
+
   it(
     "is collected by GC when the runtime does not list it, and no other",
     async () => {
