@@ -342,7 +342,13 @@ function suite(c: Case): void {
       const ip = (...args: string[]) => runTool("ip", ["-n", nsName(node.netns), ...args]);
       const way = (to: string, ...more: string[]) => ip("route", "get", to, ...more).replace(/\s+/g, " ");
       const own = () => model.attachedTo(node.instance.id).filter((e) => e.tags.has("Tier"));
+      // An agent that dies meanwhile makes nothing twice.
+      const made = () => [...model.enis.values()].filter((e) => e.tags.get("Tier") === "back");
+      await until("the ENI made", 40_000, () => made().length > 0);
+      await node.stopAgent("SIGKILL");
+      node.startAgent();
       await until("the route", 40_000, () => /src 10\.40\.0\./.test(way(OUTSIDE_IP)));
+      expect(made().length).toBe(1);
       expect(own().map((e) => [e.vswitchId, e.tags.get("Tier")])).toEqual([["vsw-plane", "back"]]);
       const nodeIp = model.eniOf(node.instance.primaryEniId).primaryIp;
       expect(way("172.16.0.10")).toContain(`src ${nodeIp}`);
