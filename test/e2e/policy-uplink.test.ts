@@ -6,6 +6,7 @@ import { readManifests } from "../../ipam/policy/read/object.ts";
 import { oracleAllows } from "../../ipam/policy/testkit/oracle.ts";
 import { openStore } from "../../ipam/store/open.ts";
 import { putCompiled } from "../../ipam/store/policy.ts";
+import { listShaping } from "../../ipam/store/shaping.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { openNft } from "../../shared/netlink/nft/socket.ts";
 import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
@@ -15,6 +16,7 @@ import { runTool } from "../cloud/netns.ts";
 import { inMode } from "../kernel/features.ts";
 import { patient } from "../kernel/patience.ts";
 import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
+import { throughput } from "../lab/iperf.ts";
 import { type PodProcess, startPodProcess } from "../lab/pod-process.ts";
 import { ALLOWED_MS, DENIED_MS } from "../lab/policy-node.ts";
 import { type SctpProcess, startSctp } from "../lab/sctp.ts";
@@ -177,15 +179,25 @@ function suite(mode: LabMode, secondary: number): void {
     await world?.close();
   });
 
-  async function attach(node: WorldNode, name: string, posture = "allow", namespace = "default"): Promise<Attached> {
+  interface How {
+    readonly posture?: string;
+    readonly namespace?: string;
+    readonly limits?: Readonly<Record<string, number>>;
+  }
+
+  async function attach(node: WorldNode, name: string, how: How = {}): Promise<Attached> {
+    const { posture = "allow", namespace = "default", limits } = how;
     const { conflist } = node.runtime;
-    const policy = { type: "terway-policy", store: node.store, logDir: node.dir, default: posture };
+    const places = { store: node.store, logDir: node.dir };
+    const bandwidth = { type: "terway-bandwidth", capabilities: { bandwidth: true }, ...places };
+    const policy = { type: "terway-policy", ...places, default: posture };
     const by = createRuntime({
-      conflist: { ...conflist, plugins: [...conflist.plugins, policy] },
+      conflist: { ...conflist, plugins: [...conflist.plugins, bandwidth, policy] },
       cniPath: CNI_PATH,
       netns: node.netns,
     });
-    const pod = { ...node.newPod(), name, namespace };
+    const runtimeConfig = limits && { runtimeConfig: { bandwidth: limits } };
+    const pod = { ...node.newPod(), name, namespace, ...runtimeConfig };
     const { result } = await by.add(pod);
     const process = await startPodProcess(pod.netns);
     processes.push(process);
@@ -202,7 +214,7 @@ function suite(mode: LabMode, secondary: number): void {
         ["y", here],
         ["z", there],
       ] as const) {
-        const attached = await attach(where.node, "a", "allow", ns);
+        const attached = await attach(where.node, "a", { namespace: ns });
         ends.set(ns, { ...attached, sctp: await startSctp(attached.pod.netns, PORTS) });
       }
       const ipOf = (ns: string) => ends.get(ns)?.ip ?? "";
@@ -301,6 +313,31 @@ function suite(mode: LabMode, secondary: number): void {
     patient(60_000),
   );
 
+  // Behind IPvlan: bandwidth.test.ts.
+  if (mode !== "eniip-ipvlan")
+    it(
+      "holds them to their rates on the same links, with both plugins chained",
+      async () => {
+        const limits = { ingressRate: 20e6, egressRate: 10e6 };
+        const web = await attach(here.node, "limited", { limits });
+        const far = await attach(there.node, "far");
+        await web.by.check(web.pod);
+        const flow = { server: web.pod.netns, client: far.pod.netns, address: web.ip, seconds: 2 };
+        // How near to the rate is bandwidth.test.ts's question; without a limit it is many times as much.
+        const shares = [
+          (await throughput(flow)) / limits.ingressRate,
+          (await throughput({ ...flow, reverse: true })) / limits.egressRate,
+        ];
+        for (const share of shares) {
+          expect(share).toBeGreaterThan(0.3);
+          expect(share).toBeLessThan(1.5);
+        }
+        for (const x of [web, far]) await x.by.del(x.pod);
+        expect(listShaping(here.store.db)).toEqual([]);
+      },
+      patient(60_000),
+    );
+
   // The same code as in mode exclusive; what packets meet was tried above.
   if (mode === "trunk") return;
 
@@ -348,7 +385,7 @@ function suite(mode: LabMode, secondary: number): void {
   it(
     "denies a pod that nobody knows, where that is the posture",
     async () => {
-      const [unknown, far] = [await attach(here.node, "unknown", "deny"), await attach(there.node, "far")];
+      const [unknown, far] = [await attach(here.node, "unknown", { posture: "deny" }), await attach(there.node, "far")];
       expect([
         await far.process.probe("tcp", unknown.ip, 80),
         await unknown.process.probe("tcp", far.ip, 80),
