@@ -42,13 +42,14 @@ spec:
 ${["web", "client", "stranger"].map((app) => `---\n{ apiVersion: v1, kind: Pod, metadata: { name: ${app}, namespace: shop, labels: { app: ${app} } } }`).join("\n")}
 `;
 
-function runtimeOf(name: string, subnets: readonly string[]): CniRuntime {
+/** IPv4 only: Debian's ptp waits two seconds for each IPv6 address. */
+function runtimeOf(name: string, subnet: string): CniRuntime {
   const ipam = {
     type: "terway-ipam",
     ...places,
     cooldownSeconds: 0,
-    ranges: subnets.map((subnet) => [{ subnet }]),
-    routes: [{ dst: "0.0.0.0/0" }, { dst: "::/0" }],
+    ranges: [[{ subnet }]],
+    routes: [{ dst: "0.0.0.0/0" }],
   };
   return createRuntime({
     netns: node.path,
@@ -70,7 +71,6 @@ interface Attached {
   readonly pod: Pod;
   readonly ns: Netns;
   readonly ip4: string;
-  readonly ip6: string;
   readonly by: CniRuntime;
 }
 
@@ -86,8 +86,8 @@ async function attach(name: string, limits?: Readonly<Record<string, number>>, b
     ...(limits === undefined ? {} : { runtimeConfig: { bandwidth: limits } }),
   };
   const { result } = await by.add(pod);
-  const [ip4 = "", ip6 = ""] = (result.ips ?? []).map((ip) => ip.address.split("/")[0] ?? "");
-  return { pod, ns, ip4, ip6, by };
+  const ip4 = result.ips?.[0]?.address.split("/")[0] ?? "";
+  return { pod, ns, ip4, by };
 }
 
 async function detach({ pod, ns, by }: Attached): Promise<void> {
@@ -117,7 +117,7 @@ beforeAll(() => {
   mkdirSync(join(dir, "bin"));
   for (const tool of ["iptables", "ip6tables", "iptables-nft", "nft", "tc", "ip", "conntrack"])
     writeFileSync(join(dir, "bin", tool), `#!/bin/sh\necho "$0 $*" >> ${dir}/called\nexit 1\n`, { mode: 0o755 });
-  runtime = runtimeOf("net", ["10.76.0.0/24", "fd76::/64"]);
+  runtime = runtimeOf("net", "10.76.0.0/24");
 });
 afterAll(() => {
   node.close();
@@ -139,15 +139,15 @@ describe("both chained plugins without an agent", () => {
       const seen = () =>
         Promise.all([
           onClient.probe("tcp", web.ip4, 80, 1000),
-          onClient.probe("udp", web.ip6, 80, 1000),
+          onClient.probe("udp", web.ip4, 80, 1000),
           onStranger.probe("tcp", web.ip4, 80),
-          onStranger.probe("udp", web.ip6, 80),
+          onStranger.probe("udp", web.ip4, 80),
           ping(node.path, web.ip4),
         ]);
       // Nobody knew the client's address when the policies were compiled: closed, not open.
       expect(await seen()).toEqual([false, false, false, false, true]);
       expect((await sync()).changed.length).toBeGreaterThan(0);
-      await until("the client's way is open", 10_000, () => onClient.probe("udp", web.ip6, 80, 1000));
+      await until("the client's way is open", 10_000, () => onClient.probe("udp", web.ip4, 80, 1000));
       expect(await seen()).toEqual([true, true, false, false, true]);
       const flow = { server: web.ns.path, client: client.ns.path, address: web.ip4, seconds: 2 };
       // How near to the rate is bandwidth.test.ts's question; without a limit it is a thousand times as much.
@@ -175,7 +175,7 @@ describe("both chained plugins without an agent", () => {
   it(
     "leave no window: what was sent to a pod's address before it was there, and what the pod sends first, meets its policy",
     async () => {
-      const small = runtimeOf("small", ["10.75.0.0/29"]);
+      const small = runtimeOf("small", "10.75.0.0/29");
       const stranger = await attach("stranger", undefined, small);
       const onStranger = await startPodProcess(stranger.ns.path);
       await onStranger.serve([80]);
@@ -208,7 +208,7 @@ describe("both chained plugins without an agent", () => {
   it(
     "wait for nobody's lock and nobody's restore of a large ruleset (F-16)",
     async () => {
-      const small = runtimeOf("small", ["10.75.0.0/29"]);
+      const small = runtimeOf("small", "10.75.0.0/29");
       const lock = "/run/xtables.lock";
       const held = () => spawnSync("flock", ["--nonblock", lock, "true"]).status !== 0;
       const holder = spawn("flock", [lock, "sleep", "600"], { detached: true, stdio: "ignore" });
