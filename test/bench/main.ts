@@ -83,7 +83,10 @@ function figures(runs: readonly Run[]): Figures {
 /** A node with one ENI and a filled store, as the agent leaves them. The store stays open here, as it does in the agent. */
 function prepareNode(node: Netns, storePath: string) {
   const store = openStore({ sys: nodeSys, openSql: openNodeSql }, storePath);
-  runTool("ip", ["-n", node.name, "link", "add", "eth1", "type", "veth", "peer", "name", "wire"]);
+  // Its MAC address and index are the ENI's: ADD looks whether they are.
+  const mac = "00:16:3e:00:00:01";
+  runTool("ip", ["-n", node.name, "link", "add", "eth1", "address", mac, "type", "veth", "peer", "name", "wire"]);
+  const [eth1] = JSON.parse(runTool("ip", ["-n", node.name, "-j", "link", "show", "eth1"])) as [{ ifindex: number }];
   for (const link of ["eth1", "wire"]) runTool("ip", ["-n", node.name, "link", "set", link, "up"]);
   runTool("ip", ["-n", node.name, "addr", "add", "10.1.0.1/32", "dev", "eth1"]);
   runTool("nsenter", [`--net=${node.path}`, "sysctl", "-qw", "net.ipv4.ip_forward=1"]);
@@ -104,7 +107,7 @@ function prepareNode(node: Netns, storePath: string) {
   inTransaction(store.db, () => {
     upsertEni(store.db, {
       id: "eni-bench",
-      mac: "00:16:3e:00:00:01",
+      mac,
       kind: "shared",
       state: "ready",
       vswitchId: "vsw-bench",
@@ -119,7 +122,7 @@ function prepareNode(node: Netns, storePath: string) {
       createdMs: 0,
     });
     setEniState(store.db, "eni-bench", "ready");
-    setEniLink(store.db, "eni-bench", { ifname: "eth1", ifindex: 2, mtu: 1500, preparedBoot: store.bootId });
+    setEniLink(store.db, "eni-bench", { ifname: "eth1", ifindex: eth1.ifindex, mtu: 1500, preparedBoot: store.bootId });
     for (let i = 0; i < PODS * 2; i++) addAddress(store.db, "eni-bench", `10.1.${1 + (i >> 7)}.${1 + (i & 127)}`, 0);
     setFacts(store.db, { node_ip: "10.1.0.1", cooldown_ms: "0" });
   });
