@@ -261,14 +261,14 @@ describe("terway-policy after ptp and terway-ipam", () => {
     // As if the flow were from before ADD: it begins while nothing is judged.
     nftDo("flush", "map", "inet", "terway-policy", "to4");
     const stream = await client.process.stream("udp", web.ip4, 80);
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await until("an echo", 10_000, async () => (await stream.count()).echoed > 0);
     await policyOnly({ prevResult: web.result }).add(web.pod);
-    await new Promise((resolve) => setTimeout(resolve, 20));
+    const then = (await stream.count()).sent;
+    await until("more is sent", 10_000, async () => (await stream.count()).sent > then + 20);
     const first = await stream.stop();
-    expect(first.echoed).toBeGreaterThan(0);
     expect(first.echoed).toBeLessThan(first.sent);
     const again = await client.process.stream("udp", web.ip4, 80);
-    await new Promise((resolve) => setTimeout(resolve, 50));
+    await until("something is sent", 10_000, async () => (await again.count()).sent > 20);
     expect((await again.stop()).echoed).toBe(0);
   });
 
