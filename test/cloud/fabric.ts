@@ -247,8 +247,8 @@ export function createFabric(options: FabricOptions): Fabric {
     [...ports.values()].filter((p) => p !== port && p.vswitch.id === port.vswitch.id && p.vswitch.cidr6 !== undefined);
   const only6 = (ips: Iterable<string>) => [...ips].filter((ip) => ip.includes(":"));
 
-  /** Brings the router to what the port's ENI has now. `lines`: for nft, with the rest in one go. */
-  function sync(port: Port, want: ReadonlySet<string>, groups: readonly string[], lines: readonly string[] = []): void {
+  /** Brings the router to what the port's ENI has now. */
+  function sync(port: Port, want: ReadonlySet<string>, groups: readonly string[]): void {
     const added = [...want].filter((ip) => !port.ips.has(ip));
     const removed = [...port.ips].filter((ip) => !want.has(ip));
     const neighbours = neighboursOf(port);
@@ -272,12 +272,7 @@ export function createFabric(options: FabricOptions): Fabric {
         if (ip.includes(":")) return [`${verb} element inet fabric own6 ${element}`];
         return [`${verb} element inet fabric own4 ${element}`, `${verb} element arp fabric own4 ${element}`];
       });
-    nft([
-      ...lines,
-      ...elements("delete", removed),
-      ...elements("add", added),
-      ...firewall.port(port.name, groups, want),
-    ]);
+    nft([...elements("delete", removed), ...elements("add", added), ...firewall.port(port.name, groups, want)]);
     port.ips = new Set(want);
   }
 
@@ -350,9 +345,10 @@ export function createFabric(options: FabricOptions): Fabric {
     // The gateway's IPv4 address is answered for on every port.
     const gateway = options.model().gatewayOf(vswitch);
     if (gateway !== "") router.nl.apply([replaceAddress({ linkIndex: LOOPBACK, address: host(parseIp(gateway)) })]);
+    nft([`add element inet fabric mac { "${port.name}" . ${eni.mac} }`]); // the guest may speak as soon as there is a link
     connect(port, netns, ifname);
     ports.set(eni.id, port);
-    sync(port, wanted(eni), eni.securityGroups, [`add element inet fabric mac { "${port.name}" . ${eni.mac} }`]);
+    sync(port, wanted(eni), eni.securityGroups);
     if (eni.type === "Primary") configurePrimary(port, netns, ifname);
     for (const id of [...waiting.keys()]) if (options.model().enis.get(id)?.trunk?.eniId === eni.id) plug(id);
   }
@@ -409,9 +405,10 @@ export function createFabric(options: FabricOptions): Fabric {
       waiting.delete(eni.id);
       const port = ports.get(eni.id);
       if (port === undefined) return;
-      sync(port, new Set(), [], [`delete element inet fabric mac { "${port.name}" . ${eni.mac} }`]);
+      sync(port, new Set(), []);
       ports.delete(eni.id);
       router.nl.apply([accepting(delLink({ index: port.index }), "ENODEV")]);
+      nft([`delete element inet fabric mac { "${port.name}" . ${eni.mac} }`]);
     },
     addresses: follow,
     groups: follow,
