@@ -326,7 +326,10 @@ static double sys_bpf_load(SysArg *a) {
   attr.insn_cnt = (uint32_t)(a[1].b.len / sizeof(struct bpf_insn));
   attr.insns = (uint64_t)(uintptr_t)a[1].b.ptr;
   attr.license = (uint64_t)(uintptr_t) "Apache-2.0";
-  return bpf(BPF_PROG_LOAD, &attr);
+  /* The verifier gives up with EAGAIN when a signal comes, e.g. of a child that ended; libbpf tries five times, too. */
+  double fd;
+  for (int tries = 0; (fd = bpf(BPF_PROG_LOAD, &attr)) == -EAGAIN && tries < 4;) tries++;
+  return fd;
 }
 
 const SysFunction sys_functions[] = {
