@@ -45,7 +45,8 @@ export function openTablesOf(sys: Sys, netns: string): NftSocket {
 export function forgetConnections(nft: NftSocket, addresses: readonly string[]): void {
   const ips = addresses.flatMap((text) => tryParseIp(text) ?? []);
   inKernel("forgetting connections", () =>
-    nft.apply(ips.flatMap((ip) => [deleteConntrack(ip, "orig"), deleteConntrack(ip, "reply")])),
+    // In this order: an answer that is on its way begins a connection of the pod's own once the other's is forgotten.
+    nft.apply(ips.flatMap((ip) => [deleteConntrack(ip, "reply"), deleteConntrack(ip, "orig")])),
   );
 }
 
