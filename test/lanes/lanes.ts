@@ -10,7 +10,7 @@ import { type CaseRecord, type LaneRecord, namePattern, parseRecords } from "./c
 const VITEST = ["node_modules/vitest/vitest.mjs", "run", "--config", "test/vitest.config.ts"];
 const REPORTER = "--reporter=./test/lanes/case-reporter.ts";
 /** All cases together. */
-const VM_TIMEOUT_SECONDS = 1200;
+const VM_TIMEOUT_SECONDS = 1500;
 
 function readRecords(file: string): LaneRecord[] {
   return existsSync(file) ? parseRecords(readFileSync(file, "utf8")) : [];
