@@ -6,8 +6,7 @@
  *
  *   node test/bench/modes.ts [--json] [--pods N] [--rounds N] [--mode NAME] [--pause MS]
  */
-import { spawnSync } from "node:child_process";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -19,8 +18,9 @@ import { openStore, type Store } from "../../ipam/store/open.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
-import type { Call, Plan, Run } from "./driver.ts";
+import type { Call, Run } from "./driver.ts";
 import { percentile } from "./percentile.ts";
+import { buildDriver, runPlan } from "./run-driver.ts";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
 const OURS = join(root, "dist/cni");
@@ -125,26 +125,6 @@ function prepare(mode: Mode, node: Netns, storePath: string): Store {
     setFacts(store.db, { node_ip: "10.1.0.1", cooldown_ms: "0", via_node: '["172.16.0.0/16"]' });
   });
   return store;
-}
-
-function driver(): string {
-  const out = join(root, "dist/build/bench-driver");
-  mkdirSync(dirname(out), { recursive: true });
-  const args = ["--entry", join(root, "test/bench/driver-main.ts"), "--out", out];
-  const built = spawnSync(process.execPath, [join(root, "plugins/host/build.ts"), ...args], {
-    stdio: ["ignore", 2, 2],
-  });
-  if (built.status !== 0) throw new Error("the benchmark's driver could not be built: see above");
-  return out;
-}
-
-function runPlan(program: string, plan: Plan): Run {
-  const done = spawnSync(program, [], { input: JSON.stringify(plan), encoding: "utf8", maxBuffer: 1 << 28 });
-  if (done.status !== 0) throw new Error(`the driver failed: ${done.stderr}`);
-  const run = JSON.parse(done.stdout) as Run;
-  const bad = run.samples.find((s) => s.status !== 0);
-  if (bad) throw new Error(`a call failed: ${bad.output}`);
-  return run;
 }
 
 interface Figures {
@@ -258,7 +238,7 @@ function cannot(mode: Mode): string | undefined {
 }
 
 const out = values.json ? process.stderr : process.stdout;
-const program = driver();
+const program = buildDriver();
 const results: unknown[] = [];
 out.write(`one pod at a time, ${PODS} pods, ${ROUNDS} rounds in turn, ${PAUSE_MS} ms between calls; medians, ms\n\n`);
 out.write("mode       verb   ours   CPU   |  Go (peer)             CPU   |  ratio\n");

@@ -40,29 +40,14 @@ export async function connections(netns: string, host: string, port: number, tim
   const seconds = patient(900) / 1000;
   const once = `exec 3<>"/dev/tcp/$1/$2" && echo x >&3 && read -r -t ${seconds} x <&3 && [ "$x" = x ]`;
   const script = `n=0; for i in $(seq ${times}); do timeout ${seconds} bash -c '${once}' bash "$1" "$2" 2>/dev/null && n=$((n+1)); done; echo $n`;
-  const done = await exec({
-    path: "/bin/bash",
-    args: ["-c", script, "bash", host, String(port)],
-    env: { PATH: "/usr/bin:/bin" },
-    stdin: "",
-    netns,
-    killAfterMs: patient(2000 * times),
-  });
+  const done = await inBash(netns, script, [host, String(port)], patient(2000 * times));
   return Number(done.stdout);
 }
 
 /** Sends so many bytes to an echo server and waits for them to come back. @returns Mbit/s of payload. */
 export async function sendRate(netns: string, host: string, port: number, bytes: number): Promise<number> {
-  const script = `exec 3<>/dev/tcp/$1/$2; head -c ${bytes} /dev/zero >&3 & head -c ${bytes} <&3 | wc -c`;
-  const done = await exec({
-    path: "/bin/bash",
-    args: ["-c", script, "bash", host, String(port)],
-    env: { PATH: "/usr/bin:/bin" },
-    stdin: "",
-    netns,
-    killAfterMs: patient(30_000),
-  });
-  return Number(done.stdout) === bytes ? (bytes * 8) / 1000 / done.ms : 0;
+  const { all, ms } = await echoed(netns, host, port, bytes, patient(30_000));
+  return all ? (bytes * 8) / 1000 / ms : 0;
 }
 
 function listen(netns: string): Promise<Server> {
@@ -78,14 +63,23 @@ function listen(netns: string): Promise<Server> {
 }
 
 async function exchange(netns: string, host: string, port: number): Promise<boolean> {
-  const script = `exec 3<>/dev/tcp/$1/$2; head -c ${BYTES} /dev/zero >&3 & head -c ${BYTES} <&3 | wc -c`;
-  const done = await exec({
+  return (await echoed(netns, host, port, BYTES, 5000)).all;
+}
+
+/** Sends so many zeroes to an echo server. @returns Whether all came back, and how long it took. */
+async function echoed(netns: string, host: string, port: number, bytes: number, killAfterMs: number) {
+  const script = `exec 3<>/dev/tcp/$1/$2; head -c ${bytes} /dev/zero >&3 & head -c ${bytes} <&3 | wc -c`;
+  const { stdout, ms } = await inBash(netns, script, [host, String(port)], killAfterMs);
+  return { all: Number(stdout) === bytes, ms };
+}
+
+function inBash(netns: string, script: string, args: readonly string[], killAfterMs: number) {
+  return exec({
     path: "/bin/bash",
-    args: ["-c", script, "bash", host, String(port)],
+    args: ["-c", script, "bash", ...args],
     env: { PATH: "/usr/bin:/bin" },
     stdin: "",
     netns,
-    killAfterMs: 5000,
+    killAfterMs,
   });
-  return Number(done.stdout) === BYTES;
 }
