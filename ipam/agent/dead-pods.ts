@@ -4,7 +4,7 @@ import { sweepAddresses } from "../../shared/datapath/sweep.ts";
 import { deleteLink } from "../../shared/netlink/delete-link.ts";
 import { openNetlink } from "../../shared/netlink/socket.ts";
 import { forgetAddresses } from "../../shared/policy/forget-addresses.ts";
-import { NSFS_MAGIC } from "../../shared/sys/linux.ts";
+import { isSameNetns } from "../../shared/sys/netns.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { type Attachment, getAttachment, listAttachments, releaseAttachment } from "../store/attachments.ts";
 import { getFact } from "../store/facts.ts";
@@ -15,12 +15,6 @@ import { holdsAny, readRoutedAddresses, releaseUnrouted } from "./kernel-leases.
 
 const DEFAULT_COOLDOWN_MS = 30_000;
 
-/** The namespace that the attachment was made in is no more: nothing at its path, or another one. */
-export function isDead(a: Attachment, stat = nodeSys.stat): boolean {
-  const now = stat(a.netns);
-  return now === undefined || now.fsMagic !== NSFS_MAGIC || now.ino !== a.netnsIno || now.dev !== a.netnsDev;
-}
-
 /**
  * One look. An attachment is freed when it was dead at the look before too, and is not young: an ADD may be under way.
  *
@@ -28,7 +22,7 @@ export function isDead(a: Attachment, stat = nodeSys.stat): boolean {
  * @returns Keys that are dead now.
  */
 export function sweepDeadPods(ctx: AgentContext, suspects: ReadonlySet<string>, minAgeMs: number): Set<string> {
-  const dead = listAttachments(ctx.store.db).filter((a) => a.netns.startsWith("/") && isDead(a));
+  const dead = listAttachments(ctx.store.db).filter((a) => a.netns.startsWith("/") && !isSameNetns(nodeSys, a));
   const keyOf = (a: Attachment) => `${a.network}/${a.containerId}/${a.ifname}`;
   for (const a of dead) {
     if (suspects.has(keyOf(a)) && nowMs() - a.createdMs >= minAgeMs) free(ctx, a);

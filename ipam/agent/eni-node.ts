@@ -47,14 +47,13 @@ export function hasNodeSide(eni: Pick<Eni, "kind">): boolean {
 /** An ENI that waits for its pod: only its link's name is noted, to give it back under. */
 export function noteEniLink(ctx: Pick<AgentContext, "store">, eni: Eni, link: Link): void {
   quietLink(nodeSys, link.name);
-  inTransaction(ctx.store.db, () =>
-    setEniLink(ctx.store.db, eni.id, {
-      ifname: link.name,
-      ifindex: link.index,
-      mtu: link.mtuBytes,
-      preparedBoot: ctx.store.bootId,
-    }),
-  );
+  recordEniLink(ctx, eni, link, link.mtuBytes);
+}
+
+/** The ENI's link is as it is to be in this boot of the node. */
+export function recordEniLink({ store }: Pick<AgentContext, "store">, eni: Eni, link: Link, mtu: number): void {
+  const { name: ifname, index: ifindex } = link;
+  inTransaction(store.db, () => setEniLink(store.db, eni.id, { ifname, ifindex, mtu, preparedBoot: store.bootId }));
 }
 
 /** Brings the ENI's link, address, routes and rule up; idempotent. */
@@ -67,9 +66,7 @@ export function setUpEni(ctx: AgentContext, eni: Eni, link: Link): void {
   } finally {
     nl.close();
   }
-  inTransaction(ctx.store.db, () =>
-    setEniLink(ctx.store.db, eni.id, { ifname: link.name, ifindex: link.index, mtu, preparedBoot: ctx.store.bootId }),
-  );
+  recordEniLink(ctx, eni, link, mtu);
 }
 
 /** The node's own addresses. */

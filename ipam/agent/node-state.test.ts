@@ -7,14 +7,11 @@ import { eniRoutes, eniRules } from "../../shared/datapath/eni-link.ts";
 import type { KernelView } from "../../shared/datapath/verify.ts";
 import { parseIp } from "../../shared/net/ip.ts";
 import { parseMac } from "../../shared/net/mac.ts";
-import { NSFS_MAGIC } from "../../shared/sys/linux.ts";
 import { openNodeSql, nodeSys as sys } from "../../shared/sys/node.ts";
 import { addAddress, listAddresses } from "../store/addresses.ts";
-import type { Attachment } from "../store/attachments.ts";
 import { type EniState, getEni, listEnis, type NewEni, setEniState, upsertEni } from "../store/enis.ts";
 import { openStore, type Store } from "../store/open.ts";
 import { inTransaction } from "../store/transaction.ts";
-import { isDead } from "./dead-pods.ts";
 import { holdRouted, holdsAny, releaseUnrouted } from "./kernel-leases.ts";
 import { eniProblems, strayEniRules } from "./repair.ts";
 
@@ -48,18 +45,6 @@ beforeEach(() => {
 afterEach(() => {
   store.db.close();
   rmSync(dir, { recursive: true, force: true });
-});
-
-describe("a pod's namespace", () => {
-  const attachment = { netns: "/run/netns/a", netnsDev: 4, netnsIno: 100 } as Attachment;
-  const stat = (ino: number, dev = 4, fsMagic = NSFS_MAGIC) => ({ ino, dev, fsMagic, size: 0 }) as never;
-  it.each([
-    ["is there", stat(100), false],
-    ["is gone", undefined, true],
-    ["is another one by now", stat(101), true],
-    ["is of another file system", stat(100, 5), true],
-    ["left an empty file", stat(100, 4, 0x1234), true],
-  ])("%s", (_what, found, dead) => expect(isDead(attachment, () => found)).toBe(dead));
 });
 
 describe("an ENI's side of the node", () => {

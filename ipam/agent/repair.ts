@@ -17,10 +17,10 @@ import { delRule, describeRule, type Rule } from "../../shared/netlink/rtnl/rule
 import { type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { listAttachments } from "../store/attachments.ts";
-import { type Eni, listEnis, setEniLink } from "../store/enis.ts";
+import { type Eni, listEnis } from "../store/enis.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, journal } from "./context.ts";
-import { findEniLink, forwardedFamilies, hasNodeSide, nodeIpsOf } from "./eni-node.ts";
+import { findEniLink, forwardedFamilies, hasNodeSide, nodeIpsOf, recordEniLink } from "./eni-node.ts";
 import { repairNodeEnis } from "./node-enis.ts";
 
 /** What differs for one ENI. Pure. */
@@ -74,14 +74,7 @@ function repairEnis(ctx: AgentContext, nl: NetlinkSocket): string[] {
     const link = findEniLink(view.links, eni.mac);
     if (problems.length === 0 || link === undefined) return [];
     nl.apply(eniRequests(eni, link.index));
-    inTransaction(ctx.store.db, () =>
-      setEniLink(ctx.store.db, eni.id, {
-        ifname: link.name,
-        ifindex: link.index,
-        mtu: eni.mtu,
-        preparedBoot: ctx.store.bootId,
-      }),
-    );
+    recordEniLink(ctx, eni, link, eni.mtu);
     return problems;
   });
   return [...quieted, ...repaired];

@@ -15,9 +15,11 @@ import {
   readShaping,
   type ShapedLinks,
   type ShapingSockets,
+  shapingOf,
 } from "../../shared/datapath/shaping-kernel.ts";
 import { openNetlink } from "../../shared/netlink/socket.ts";
 import { O_RDONLY } from "../../shared/sys/linux.ts";
+import { isSameNetns } from "../../shared/sys/netns.ts";
 import { nodeSys as sys } from "../../shared/sys/node.ts";
 import { listAttachments } from "../store/attachments.ts";
 import { listEnis } from "../store/enis.ts";
@@ -136,8 +138,7 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
 
   /** @returns undefined when the namespace is gone, or another one by now. */
   function inPod<T>(c: Candidate, work: (s: ShapingSockets, links: ShapedLinks) => T): T | undefined {
-    const stat = sys.stat(c.netns);
-    if (stat?.ino !== c.netnsIno || stat.dev !== c.netnsDev) return undefined;
+    if (!isSameNetns(sys, c)) return undefined;
     const netnsFd = sys.open(c.netns, O_RDONLY);
     try {
       const sockets = openShapingSockets(sys, netnsFd, ownFd);
@@ -155,14 +156,7 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
   function keep(c: Candidate, limits: PodLimits, cause: string): void {
     inPod(c, (s, links) => {
       const changed = applyShaping(s, links, limits, readShaping(s, links));
-      const plan: Shaping = {
-        version: 1,
-        datapath: links.datapath,
-        podIfname: links.pod.name,
-        ...(links.host ? { hostIfname: links.host.name } : {}),
-        limits,
-      };
-      const json = JSON.stringify(plan);
+      const json = JSON.stringify(shapingOf(links, limits));
       if (c.row === undefined)
         inTransaction(store.db, () => putShaping(store.db, { ...c, explicit: "{}", plan: json }));
       else if (c.row.plan !== json)
@@ -174,12 +168,6 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     });
   }
 
-  /** A container that is gone without DEL: what was on its links went with them. */
-  function isGone(c: Candidate): boolean {
-    const stat = sys.stat(c.netns);
-    return stat?.ino !== c.netnsIno || stat.dev !== c.netnsDev;
-  }
-
   function lookAt(
     c: Candidate,
     qos: QosConfig,
@@ -187,7 +175,8 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     verify: boolean,
   ): PodLimits | undefined {
     if (nowMs() - c.createdMs < YOUNG_MS) return undefined;
-    if (isGone(c)) {
+    // A container that is gone without DEL: what was on its links went with them.
+    if (!isSameNetns(sys, c)) {
       if (c.row) inTransaction(store.db, () => dropShaping(store.db, c));
       return undefined;
     }

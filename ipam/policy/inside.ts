@@ -11,6 +11,7 @@ import type { Posture } from "../../shared/policy/pod-verdicts.ts";
 import { type Programmed, programContent } from "../../shared/policy/program.ts";
 import { referenced } from "../../shared/policy/render.ts";
 import { O_RDONLY } from "../../shared/sys/linux.ts";
+import { isSameNetns } from "../../shared/sys/netns.ts";
 import { nodeSys as sys } from "../../shared/sys/node.ts";
 import type { Store } from "../store/open.ts";
 import { listUplinkPods, type UplinkPod } from "../store/policy.ts";
@@ -61,7 +62,8 @@ export class InsideEnforcer {
       } catch (error) {
         this.#known.delete(idOf(pod)); // what is there is not known
         // A DEL under way takes the namespace from under our hands.
-        if (isThere(pod)) failures.push(new Error(`in pod ${pod.namespace}/${pod.name}: ${(error as Error).message}`));
+        if (isSameNetns(sys, pod))
+          failures.push(new Error(`in pod ${pod.namespace}/${pod.name}: ${(error as Error).message}`));
       }
     }
     if (failures.length > 0) throw new AggregateError(failures, failures.map((f) => f.message).join("; "));
@@ -91,7 +93,7 @@ export class InsideEnforcer {
     const same = known?.netnsIno === pod.netnsIno ? known : undefined;
     if (!verify && same !== undefined && sameInputs(same.inputs, inputs)) return [];
     // A namespace that is gone, or another one's by now, needs no policy of ours.
-    if (!isThere(pod)) return [];
+    if (!isSameNetns(sys, pod)) return [];
     const link = JSON.parse(pod.datapath) as PodLink;
     const content = insideContent({ compiled, policy, posture: pod.posture, link });
     return inNamespace(pod.netns, (nft) => {
@@ -114,11 +116,6 @@ function cutInside(nft: NftSocket, pod: UplinkPod, compiled: CompiledPolicy, lin
 
 function idOf(pod: UplinkPod): string {
   return `${pod.network}/${pod.containerId}/${pod.ifname}`;
-}
-
-function isThere({ netns, netnsDev, netnsIno }: UplinkPod): boolean {
-  const stat = sys.stat(netns);
-  return stat !== undefined && stat.ino === netnsIno && stat.dev === netnsDev;
 }
 
 function inputsOf(

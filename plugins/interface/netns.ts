@@ -1,6 +1,7 @@
 /** The pod's network namespace: opened, recognised, and held by one call at a time. */
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { CLOCK_MONOTONIC, LOCK_EX, LOCK_NB, NSFS_MAGIC, O_RDONLY } from "../../shared/sys/linux.ts";
+import { isSameNetns, type RecordedNetns } from "../../shared/sys/netns.ts";
 import { isErrno, type Sys } from "../../shared/sys/sys.ts";
 
 export interface PodNetns {
@@ -51,13 +52,8 @@ export function openPodNetns(sys: Sys, path: string): PodNetns {
 }
 
 /** For DEL: the namespace that this attachment was made in, if it still is at its path; another one is not touched. */
-export function findPodNetns(
-  sys: Sys,
-  made: { readonly netns: string; readonly netnsDev: number | undefined; readonly netnsIno: number | undefined },
-): PodNetns | undefined {
-  const stat = made.netns === "" ? undefined : sys.stat(made.netns);
-  if (stat?.fsMagic !== NSFS_MAGIC || stat.ino !== made.netnsIno || stat.dev !== made.netnsDev) return undefined;
-  return openPodNetns(sys, made.netns);
+export function findPodNetns(sys: Sys, made: RecordedNetns): PodNetns | undefined {
+  return isSameNetns(sys, made) ? openPodNetns(sys, made.netns) : undefined;
 }
 
 function lock(sys: Sys, fd: number, path: string): void {

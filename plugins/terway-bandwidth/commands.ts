@@ -20,6 +20,7 @@ import {
   type ShapedLinks,
   ShapingError,
   type ShapingSockets,
+  shapingOf,
   shapingProblems,
 } from "../../shared/datapath/shaping-kernel.ts";
 import { NetlinkError } from "../../shared/netlink/socket.ts";
@@ -170,13 +171,6 @@ function record(
   const key = keyOf(call);
   const pod = podOf(call);
   const explicit: ExplicitSources = { runtime: config.runtime, conf: config.conf };
-  const plan: Shaping = {
-    version: 1,
-    datapath: links.datapath,
-    podIfname: links.pod.name,
-    ...(links.host ? { hostIfname: links.host.name } : {}),
-    limits,
-  };
   inTransaction(store.db, () => {
     putShaping(store.db, {
       ...key,
@@ -186,7 +180,7 @@ function record(
       podNamespace: pod?.namespace,
       podName: pod?.name,
       explicit: JSON.stringify(explicit),
-      plan: JSON.stringify(plan),
+      plan: JSON.stringify(shapingOf(links, limits)),
       createdMs: startedMs,
     });
     appendJournal(store.db, {

@@ -20,6 +20,7 @@ import {
   ifbUp,
   type LinkState,
   removalSteps,
+  type Shaping,
   type ShapingState,
   type Step,
   shapingDifferences,
@@ -76,6 +77,11 @@ export interface ShapedLinks {
   readonly pod: Link;
   /** Node's end of a veth. */
   readonly host: Link | undefined;
+}
+
+/** What the store keeps of limits on these links. */
+export function shapingOf({ datapath, pod, host }: ShapedLinks, limits: PodLimits): Shaping {
+  return { version: 1, datapath, podIfname: pod.name, ...(host ? { hostIfname: host.name } : {}), limits };
 }
 
 function linkOf(nl: NetlinkSocket, which: { readonly name: string } | { readonly index: number }): Link | undefined {
