@@ -142,6 +142,8 @@ export async function createCloud(options: CloudOptions): Promise<Cloud> {
       servers.push(twin);
     }
   }
+  // A process that is server and client at once, and waits for a tool, would close a connection while it sends on it.
+  for (const server of servers) server.keepAliveTimeout = 0;
   return {
     model,
     api,

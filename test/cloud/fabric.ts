@@ -210,10 +210,6 @@ export function createFabric(options: FabricOptions): Fabric {
     return found;
   }
 
-  function freeName(netns: Netns): string {
-    for (let i = 0; ; i++) if (indexOf(netns, `eth${i}`) === undefined) return `eth${i}`;
-  }
-
   /** The guest's end of a port, if it is in the instance's namespace. */
   function guestLink(eniId: string): { readonly netns: Netns; readonly ifname: string; readonly port: Port } {
     const port = portOf(eniId);
@@ -341,7 +337,8 @@ export function createFabric(options: FabricOptions): Fabric {
     const vswitch = options.model().vswitchOf(eni.vswitchId);
     const { mtuBytes } = hotplug;
     const port: Port = { eni, instance, vswitch, name: `p${++serial}`, index: 0, mtuBytes, ips: new Set() };
-    const ifname = freeName(netns);
+    // The kernel counts on: of the other links, a pod's may come back under its name at the same moment.
+    const ifname = eni.type === "Primary" ? "eth0" : "eth%d";
     // The gateway's IPv4 address is answered for on every port.
     const gateway = options.model().gatewayOf(vswitch);
     if (gateway !== "") router.nl.apply([replaceAddress({ linkIndex: LOOPBACK, address: host(parseIp(gateway)) })]);
