@@ -1,5 +1,5 @@
 /** What the agent's parts share. */
-import type { IpStack } from "../../shared/config/instance-limits.ts";
+import type { IpStack } from "../../shared/config/ip-stack.ts";
 import { CLOCK_BOOTTIME, CLOCK_REALTIME } from "../../shared/sys/linux.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import type { CloudApi, InstanceLimits } from "../cloud/cloud-api.ts";

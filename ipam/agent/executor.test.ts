@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setImmediate as tick } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
-import type { IpStack } from "../../shared/config/instance-limits.ts";
+import type { IpStack } from "../../shared/config/ip-stack.ts";
 import { openNodeSql, nodeSys as sys } from "../../shared/sys/node.ts";
 import type { CloudErrorClass } from "../cloud/classify.ts";
 import { type CloudApi, type CloudEni, CloudError } from "../cloud/cloud-api.ts";

@@ -5,7 +5,7 @@
  */
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { familiesOf } from "../../shared/config/instance-limits.ts";
+import { familiesOf } from "../../shared/config/ip-stack.ts";
 import type { CloudErrorClass } from "../cloud/classify.ts";
 import { type CloudEni, CloudError } from "../cloud/cloud-api.ts";
 import type { PoolAction } from "../pool/decide.ts";

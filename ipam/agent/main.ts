@@ -9,14 +9,12 @@ import { trunkingEnabled } from "../../shared/config/eni-conf-rules.ts";
 import {
   addressesPerEni,
   clampToInstance,
-  familiesOf,
-  IP_STACKS,
-  type IpStack,
   memberEnis,
   podEnis,
   stackProblem,
   type InstanceLimits as TypeLimits,
 } from "../../shared/config/instance-limits.ts";
+import { familiesOf, IP_STACKS, type IpStack } from "../../shared/config/ip-stack.ts";
 import { formatCidr, tryParseCidr } from "../../shared/net/cidr.ts";
 import { hash128 } from "../../shared/net/hash.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";

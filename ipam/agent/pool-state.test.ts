@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import type { IpStack } from "../../shared/config/instance-limits.ts";
+import type { IpStack } from "../../shared/config/ip-stack.ts";
 import type { EniAddress } from "../store/addresses.ts";
 import type { Demand } from "../store/demand.ts";
 import type { Eni } from "../store/enis.ts";

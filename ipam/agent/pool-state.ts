@@ -1,5 +1,5 @@
 /** What the decision needs to know, read from the store. */
-import type { IpStack } from "../../shared/config/instance-limits.ts";
+import type { IpStack } from "../../shared/config/ip-stack.ts";
 import type { NodeEnis } from "../../shared/datapath/node-enis.ts";
 import { matchesConstraint, usableOf } from "../pool/counts.ts";
 import type { Budget, ConstrainedDemand, PoolEni, PoolOperation } from "../pool/decide.ts";

@@ -1,5 +1,5 @@
 /** What the agent works by: flags and environment of its process, and the configuration in force. */
-import type { IpStack } from "../../shared/config/instance-limits.ts";
+import type { IpStack } from "../../shared/config/ip-stack.ts";
 
 export interface AgentOptions {
   readonly storePath: string;

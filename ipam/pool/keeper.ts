@@ -2,7 +2,7 @@
  * The pool's decisions with their memory: what the agent's loop talks to. Still without clock, store and network; the
  * agent (and the simulation) tell it the time, how things stand, and what became of what it asked for.
  */
-import type { IpStack } from "../../shared/config/instance-limits.ts";
+import type { IpStack } from "../../shared/config/ip-stack.ts";
 import { decide } from "./decide.ts";
 import type { Failure } from "./inhibit.ts";
 import { initialMemory } from "./memory.ts";

@@ -1,5 +1,5 @@
 /** What the outcome of an action leaves behind for the next decisions. Pure. */
-import type { IpStack } from "../../shared/config/instance-limits.ts";
+import type { IpStack } from "../../shared/config/ip-stack.ts";
 import { FAILURE_WINDOW_MS } from "./counts.ts";
 import { blockedBy, type Failure } from "./inhibit.ts";
 import { initialMemory } from "./memory.ts";

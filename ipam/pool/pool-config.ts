@@ -1,6 +1,6 @@
 /** The pool's part of `eni_conf`, in the pool's words. */
 import type { EniConfig } from "../../shared/config/eni-conf-keys.ts";
-import type { IpStack } from "../../shared/config/instance-limits.ts";
+import type { IpStack } from "../../shared/config/ip-stack.ts";
 import type { PoolConfig } from "./state.ts";
 
 /** Addresses and prefixes that one call may ask for (alicloud-api section 6). */

@@ -2,7 +2,7 @@
  * What the pool's decisions are made from. All times are milliseconds of CLOCK_BOOTTIME; the agent reads the store, the
  * clock and the cloud, and hands in values.
  */
-import type { IpStack } from "../../shared/config/instance-limits.ts";
+import type { IpStack } from "../../shared/config/ip-stack.ts";
 import type { EniConstraint } from "../store/eni-constraint.ts";
 
 export interface PoolConfig {

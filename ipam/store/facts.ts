@@ -1,4 +1,5 @@
 /** What is true of this node, written by the agent and read by the plugins. */
+import type { IpStack } from "../../shared/config/ip-stack.ts";
 import type { SqlHandle } from "../../shared/sys/sql.ts";
 
 export interface NodeFacts {
@@ -28,8 +29,7 @@ export interface NodeFacts {
   readonly min_pool: string;
   /** Of the primary ENI, bytes. */
   readonly node_mtu: string;
-  /** ipv4, dual or ipv6 */
-  readonly ip_stack: string;
+  readonly ip_stack: IpStack;
   /** Of the compiled policy; absent: none was ever compiled. */
   readonly policy_revision: string;
   /** JSON of the QoS configuration (K8S-73), as the cluster has it. */

@@ -28,7 +28,7 @@ import { SqlError } from "../../shared/sys/sql.ts";
 import { decodeUtf8 } from "../../shared/sys/sys.ts";
 import type { PluginHost } from "../host/plugin.ts";
 import { type ConfiguredRange, type IpamConfig, parseIpamConfig, parseResolvConf } from "./config.ts";
-import { agentAnswers, cooldownMs, familiesOf, type Lease, takeLease } from "./lease.ts";
+import { agentAnswers, cooldownMs, familiesOn, type Lease, takeLease } from "./lease.ts";
 
 /** GC leaves alone what is younger than this: the runtime made its list before it called us. */
 const GC_GRACE_MS = 30_000;
@@ -283,7 +283,7 @@ function checkStatus(host: PluginHost, store: Store, config: IpamConfig): void {
   if (config.source.kind !== "eni") return;
   const now = storeNow(host.sys);
   const only = config.eniKind === undefined ? undefined : { kinds: [config.eniKind] };
-  const short = familiesOf(getFacts(store.db))
+  const short = familiesOn(getFacts(store.db))
     .map((family) => countsOf(store.db, "eni", family, now, only))
     .find((counts) => counts.idle === 0);
   if (short === undefined || agentAnswers(host.sys, store)) return;

@@ -13,6 +13,7 @@ import { type Store, storeNow } from "../../ipam/store/open.ts";
 import { allocateFromRanges, type RangeSet } from "../../ipam/store/ranges.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
+import { familiesOf } from "../../shared/config/ip-stack.ts";
 import { parseCidr } from "../../shared/net/cidr.ts";
 import { AF_UNIX, SOCK_DGRAM } from "../../shared/sys/linux.ts";
 import { encodeUtf8, isErrno, type Sys } from "../../shared/sys/sys.ts";
@@ -98,7 +99,7 @@ export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease 
               store.db,
               key,
               {
-                families: familiesOf(request.facts),
+                families: familiesOn(request.facts),
                 ...(config.requested.length > 0 ? { requested: config.requested } : {}),
                 ...(request.pod ? { pod: request.pod } : {}),
                 ...(only ? { only } : {}),
@@ -165,9 +166,8 @@ function onlyOf({ only, config }: LeaseRequest): EniConstraint | undefined {
 }
 
 /** Which addresses a pod of this node has. */
-export function familiesOf(facts: Partial<NodeFacts>): (4 | 6)[] {
-  const stack = facts.ip_stack;
-  return stack === "dual" ? [4, 6] : stack === "ipv6" ? [6] : [4];
+export function familiesOn({ ip_stack }: Partial<NodeFacts>): readonly (4 | 6)[] {
+  return familiesOf(ip_stack ?? "ipv4");
 }
 
 /** Of each family that the pod wants. */
@@ -211,7 +211,7 @@ function waitForAgent(
     sys.bindUnix(socket, "");
     const started = storeNow(sys);
     const deadlineMs = started + config.waitMs;
-    const families = familiesOf(request.facts).join("") as "4" | "6" | "46";
+    const families = familiesOn(request.facts).join("") as "4" | "6" | "46";
     inTransaction(store.db, () =>
       putDemand(store.db, {
         ...key,

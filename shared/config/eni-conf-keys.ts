@@ -15,7 +15,7 @@ import {
   whole,
   zoneVSwitches,
 } from "./config-value.ts";
-import type { IpStack } from "./instance-limits.ts";
+import type { IpStack } from "./ip-stack.ts";
 
 export interface KeySpec<T> {
   /** Requirement id. */

@@ -1,6 +1,7 @@
 /** What an instance type allows, and the pool sizes that fit in it (CON-13, CON-16; alicloud-api section 10). */
 import type { ConfigWarning } from "./eni-conf.ts";
 import type { EniConfig } from "./eni-conf-keys.ts";
+import type { IpStack } from "./ip-stack.ts";
 
 /** Limits as DescribeInstanceTypes reports them. */
 export interface InstanceLimits {
@@ -13,16 +14,6 @@ export interface InstanceLimits {
   readonly ipv4PerEni: number;
   readonly ipv6PerEni: number;
   readonly trunkSupported: boolean;
-}
-
-/** Which families pods have. On an IPv6-only node the cloud keeps an IPv4 address on each ENI all the same. */
-export type IpStack = "ipv4" | "dual" | "ipv6";
-
-export const IP_STACKS = ["ipv4", "dual", "ipv6"] as const satisfies readonly IpStack[];
-
-/** In the order in which a pod has its addresses; the first is what the pool counts. */
-export function familiesOf(stack: IpStack): readonly (4 | 6)[] {
-  return stack === "dual" ? [4, 6] : stack === "ipv6" ? [6] : [4];
 }
 
 /** Addresses that one shared ENI can carry for pods, IPv4 ones besides its primary. Dual stack needs as many of both. */

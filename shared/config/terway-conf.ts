@@ -2,7 +2,7 @@
 import { entriesOf, flag, oneOf, quotedFlag, text, type ValueKind } from "./config-value.ts";
 import type { ConfigFault, ConfigWarning } from "./eni-conf.ts";
 import { IP_STACK } from "./eni-conf-keys.ts";
-import type { IpStack } from "./instance-limits.ts";
+import type { IpStack } from "./ip-stack.ts";
 import { parseJsonWithComments } from "./json-with-comments.ts";
 
 export type EniipVirtualType = "IPVlan" | "Veth";

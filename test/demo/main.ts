@@ -12,7 +12,7 @@ import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
-import { familiesOf } from "../../shared/config/instance-limits.ts";
+import { familiesOf } from "../../shared/config/ip-stack.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { percentile } from "../bench/percentile.ts";

@@ -8,7 +8,7 @@ import { listAttachments } from "../../ipam/store/attachments.ts";
 import type { EniKind } from "../../ipam/store/enis.ts";
 import { setFacts } from "../../ipam/store/facts.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
-import type { IpStack } from "../../shared/config/instance-limits.ts";
+import type { IpStack } from "../../shared/config/ip-stack.ts";
 import { enableForwarding } from "../../shared/datapath/ipv6.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { OUTSIDE_IP, OUTSIDE_IP6 } from "../cloud/fabric.ts";

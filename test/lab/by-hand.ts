@@ -4,7 +4,7 @@ import { type EniKind, setEniLink, setEniState, upsertEni } from "../../ipam/sto
 import { setFacts } from "../../ipam/store/facts.ts";
 import { openStore, type Store } from "../../ipam/store/open.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
-import { familiesOf, type IpStack } from "../../shared/config/instance-limits.ts";
+import { familiesOf, type IpStack } from "../../shared/config/ip-stack.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { DEFAULT_SECURITY_GROUP } from "../cloud/cloud.ts";
 import type { EniRecord } from "../cloud/model.ts";

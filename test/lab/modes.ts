@@ -1,6 +1,6 @@
 /** The modes that lab and demo take, and whether this kernel can do them. */
 import { MODES } from "../../ipam/conflist/modes.ts";
-import { IP_STACKS, type IpStack } from "../../shared/config/instance-limits.ts";
+import { IP_STACKS, type IpStack } from "../../shared/config/ip-stack.ts";
 import { tryFeature } from "../kernel/features.ts";
 import type { LabMode } from "./world.ts";
 

@@ -5,7 +5,7 @@
  */
 import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
-import { familiesOf, type IpStack } from "../../shared/config/instance-limits.ts";
+import { familiesOf, type IpStack } from "../../shared/config/ip-stack.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { percentile } from "../bench/percentile.ts";

@@ -1,5 +1,5 @@
 /** Looks into a node's store from tests and the demo, without opening it for writing. */
-import { familiesOf, type IpStack } from "../../shared/config/instance-limits.ts";
+import { familiesOf, type IpStack } from "../../shared/config/ip-stack.ts";
 import { openNodeSql } from "../../shared/sys/node.ts";
 
 /** Of the family that the node's pool counts by: IPv4 where pods have IPv4. */

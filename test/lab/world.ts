@@ -17,7 +17,7 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { familiesOf, type IpStack } from "../../shared/config/instance-limits.ts";
+import { familiesOf, type IpStack } from "../../shared/config/ip-stack.ts";
 import { type Cloud, type CloudOptions, createCloud, DEFAULT_SECURITY_GROUP } from "../cloud/cloud.ts";
 import type { Instance } from "../cloud/model.ts";
 import { createNetns, type Netns } from "../cloud/netns.ts";
