@@ -94,6 +94,10 @@ function prepare(mode: Mode, node: Netns, storePath: string): Store {
     for (const name of [`wire${i}`, `gowire${i}`]) ip("link", "set", name, "up");
     if (mode.kind !== "exclusive") for (const name of [`eth${i + 1}`, `go${i}`]) ip("link", "set", name, "up");
   }
+  const linkOf = (ifname: string) => {
+    const [{ ifindex }] = JSON.parse(ip("-j", "link", "show", ifname)) as [{ readonly ifindex: number }];
+    return { ifname, ifindex, mtu: 1500, preparedBoot: store.bootId };
+  };
   const store = openStore({ sys: nodeSys, openSql: openNodeSql }, storePath);
   const eni = {
     state: "ready",
@@ -110,7 +114,7 @@ function prepare(mode: Mode, node: Netns, storePath: string): Store {
   inTransaction(store.db, () => {
     if (mode.kind === "member") {
       upsertEni(store.db, { ...eni, id: "eni-trunk", mac: macOf(0), kind: "trunk", primary4: "10.1.0.1" });
-      setEniLink(store.db, "eni-trunk", { ifname: "eth1", ifindex: 2, mtu: 1500, preparedBoot: store.bootId });
+      setEniLink(store.db, "eni-trunk", linkOf("eth1"));
     }
     for (let i = 0; i < mode.enis; i++) {
       const id = `eni-${i}`;
@@ -118,7 +122,8 @@ function prepare(mode: Mode, node: Netns, storePath: string): Store {
       const member = mode.kind === "member" ? { trunkId: "eni-trunk", vlanId: i + 1 } : {};
       upsertEni(store.db, { ...eni, ...member, id, mac, kind: mode.kind, primary4: `10.1.1.${i + 1}` });
       setEniState(store.db, id, "ready");
-      setEniLink(store.db, id, { ifname: `eth${i + 1}`, ifindex: 2, mtu: 1500, preparedBoot: store.bootId });
+      // A member's link is made in its pod.
+      if (mode.kind !== "member") setEniLink(store.db, id, linkOf(`eth${i + 1}`));
       const addresses = mode.kind === "shared" ? PODS : 1;
       for (let a = 0; a < addresses; a++) addAddress(store.db, id, `10.1.${a + 2}.${i + 1}`, 0);
     }

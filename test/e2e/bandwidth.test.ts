@@ -27,6 +27,7 @@ import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
 import { needs } from "../kernel/features.ts";
 import { patient } from "../kernel/patience.ts";
 import { type Measurement, shareOf, throughput, throughputBySecond } from "../lab/iperf.ts";
+import { createPtpRuntime } from "../lab/ptp-chain.ts";
 import { CNI_PATH, createWorld, until } from "../lab/world.ts";
 import { CniCallError, type CniRuntime, createRuntime, type PluginConf, type Pod } from "../runtime/cni-runtime.ts";
 import { inNetns } from "../runtime/exec.ts";
@@ -63,29 +64,8 @@ function newPod(more: Partial<Pod> = {}): Pod & { readonly ns: Netns } {
 }
 
 function runtimeWith(bandwidth: Partial<PluginConf> = {}, behind: readonly PluginConf[] = []): CniRuntime {
-  const places = { store: storePath, logDir: dir };
-  return createRuntime({
-    netns: node.path,
-    cniPath: CNI_PATH,
-    conflist: {
-      cniVersion: "1.0.0",
-      name: "net",
-      plugins: [
-        {
-          type: "ptp",
-          ipam: {
-            type: "terway-ipam",
-            ...places,
-            cooldownSeconds: 0,
-            ranges: [[{ subnet: "10.77.0.0/24" }], [{ subnet: "fd77::/64" }]],
-            routes: [{ dst: "0.0.0.0/0" }, { dst: "::/0" }],
-          },
-        },
-        { type: "terway-bandwidth", capabilities: { bandwidth: true }, ...places, ...bandwidth },
-        ...behind,
-      ],
-    },
-  });
+  const plugin = { type: "terway-bandwidth", capabilities: { bandwidth: true }, ...bandwidth };
+  return createPtpRuntime(node.path, { store: storePath, logDir: dir }, [plugin, ...behind]);
 }
 
 /** Sockets as the agent has them, with the node's namespace in place of ours. */

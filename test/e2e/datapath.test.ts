@@ -3,9 +3,9 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { OUTSIDE_IP } from "../cloud/fabric.ts";
 import { runTool } from "../cloud/netns.ts";
 import { inMode } from "../kernel/features.ts";
-import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
+import { createIdleWorld, type Prepared, prepareByHand } from "../lab/by-hand.ts";
 import { ping, tcpEcho } from "../lab/traffic.ts";
-import { createWorld, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
+import type { World, WorldNode, WorldPod } from "../lab/world.ts";
 import { createRuntime } from "../runtime/cni-runtime.ts";
 
 const nsName = (path: string) => path.split("/").at(-1) ?? "";
@@ -17,15 +17,10 @@ async function attach(node: WorldNode, pod = node.newPod()): Promise<{ readonly 
 }
 
 async function makeWorld(prefix: string, mtuBytes: number): Promise<{ world: World; nodes: readonly Prepared[] }> {
-  const world = await createWorld({
+  const world = await createIdleWorld({
     prefix: `${prefix}${process.pid % 10000}`,
     nodes: 2,
     mode: "eniip-veth",
-    instanceType: "ecs.g7.xlarge",
-    poolMin: 0,
-    poolMax: 0,
-    cooldownSeconds: 0,
-    agents: false,
     cloud: { mtuBytes },
   });
   const nodes = [];

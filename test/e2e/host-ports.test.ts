@@ -7,9 +7,9 @@ import { mustRender } from "../../ipam/conflist/render.ts";
 import { runTool } from "../cloud/netns.ts";
 import { inMode } from "../kernel/features.ts";
 import { patient } from "../kernel/patience.ts";
-import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
+import { createIdleWorld, type Prepared, prepareByHand } from "../lab/by-hand.ts";
 import { connections, serve } from "../lab/traffic.ts";
-import { createWorld, type World, type WorldPod } from "../lab/world.ts";
+import type { World, WorldPod } from "../lab/world.ts";
 
 const HOST_PORT = 18_080;
 const TIMES = 8;
@@ -36,15 +36,10 @@ describe.each([
     let ip = "";
 
     beforeAll(async () => {
-      world = await createWorld({
+      world = await createIdleWorld({
         prefix: `h${process.pid % 10000}`,
         nodes: 2,
         mode,
-        instanceType: "ecs.g7.xlarge",
-        poolMin: 0,
-        poolMax: 0,
-        cooldownSeconds: 0,
-        agents: false,
       });
       const [a] = world.nodes;
       if (a === undefined) throw new Error("a node is needed");

@@ -15,10 +15,10 @@ import { OUTSIDE_IP, OUTSIDE_IP6 } from "../cloud/fabric.ts";
 import { createNetns, runTool } from "../cloud/netns.ts";
 import { inMode } from "../kernel/features.ts";
 import { patient } from "../kernel/patience.ts";
-import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
+import { createIdleWorld, type Prepared, prepareByHand } from "../lab/by-hand.ts";
 import { ADVERTISED_PREFIX, advertise, ipv6State } from "../lab/router-advertisement.ts";
 import { connections, ping, serve, tcpEcho } from "../lab/traffic.ts";
-import { createWorld, type LabMode, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
+import { type LabMode, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
 import { inNetns } from "../runtime/exec.ts";
 
 interface Case {
@@ -166,16 +166,12 @@ for (const { mode, kind, enis, secondary } of CASES)
     };
 
     beforeAll(async () => {
-      world = await createWorld({
+      world = await createIdleWorld({
         prefix: `k${process.pid % 10000}`,
         nodes: 2,
         mode,
         instanceType: kind === "member" ? "ecs.c7.16xlarge" : "ecs.g7.xlarge",
-        poolMin: 0,
-        poolMax: 0,
-        cooldownSeconds: 0,
         ipStack: "dual",
-        agents: false,
       });
       const [a, b] = world.nodes;
       if (a === undefined || b === undefined) throw new Error("two nodes are needed");

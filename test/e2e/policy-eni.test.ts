@@ -8,6 +8,7 @@ import { readTable } from "../../shared/policy/read.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { type PodProcess, startPodProcess } from "../lab/pod-process.ts";
+import { ONLY_80 } from "../lab/policy-node.ts";
 import { poolView } from "../lab/store-view.ts";
 import { ping } from "../lab/traffic.ts";
 import { CNI_PATH, createWorld, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
@@ -70,29 +71,7 @@ describe("terway-policy after terway-eni", () => {
     const [a, b] = world.nodes;
     if (a === undefined || b === undefined) throw new Error("two nodes are needed");
     const store = openStore({ sys: nodeSys, openSql: openNodeSql }, a.store);
-    inTransaction(store.db, () =>
-      putCompiled(store.db, {
-        revision: 1,
-        sets: [],
-        endpointSets: [],
-        profiles: [
-          {
-            id: "only-80",
-            direction: "ingress",
-            admin: [],
-            policies: [
-              {
-                verdict: "accept",
-                ports: [{ protocol: "tcp", first: 80, last: 80 }],
-                origin: "NetworkPolicy default/web ingress[0]",
-              },
-            ],
-            baseline: [],
-          },
-        ],
-        pods: [{ namespace: "default", name: "web", ingress: "only-80" }],
-      }),
-    );
+    inTransaction(store.db, () => putCompiled(store.db, ONLY_80));
     store.db.close();
     await a.stopAgent("SIGKILL");
     const [web, near, far] = [await attach(a, "web"), await attach(a, "near"), await attach(b, "far")];

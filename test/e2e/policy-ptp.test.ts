@@ -13,6 +13,7 @@ import { readTableAtOnce } from "../../shared/policy/read.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
 import { type PodProcess, startPodProcess } from "../lab/pod-process.ts";
+import { createPtpRuntime } from "../lab/ptp-chain.ts";
 import { ping } from "../lab/traffic.ts";
 import { CNI_PATH, until } from "../lab/world.ts";
 import { CniCallError, type CniResult, type CniRuntime, createRuntime, type Pod } from "../runtime/cni-runtime.ts";
@@ -35,27 +36,7 @@ function policyOnly(more: Readonly<Record<string, unknown>>): CniRuntime {
 }
 
 function runtimeWith(policy: Readonly<Record<string, unknown>>): CniRuntime {
-  return createRuntime({
-    netns: node.path,
-    cniPath: CNI_PATH,
-    conflist: {
-      cniVersion: "1.0.0",
-      name: "net",
-      plugins: [
-        {
-          type: "ptp",
-          ipam: {
-            type: "terway-ipam",
-            ...places,
-            cooldownSeconds: 0,
-            ranges: [[{ subnet: "10.77.0.0/24" }], [{ subnet: "fd77::/64" }]],
-            routes: [{ dst: "0.0.0.0/0" }, { dst: "::/0" }],
-          },
-        },
-        { type: "terway-policy", ...places, ...policy },
-      ],
-    },
-  });
+  return createPtpRuntime(node.path, places, [{ type: "terway-policy", ...policy }]);
 }
 
 interface Attached {

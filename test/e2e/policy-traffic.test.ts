@@ -10,14 +10,14 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openStore, type Store } from "../../ipam/store/open.ts";
-import { getCompiled, putPolicyAddress } from "../../ipam/store/policy.ts";
-import { inTransaction } from "../../ipam/store/transaction.ts";
+import { getCompiled } from "../../ipam/store/policy.ts";
 import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
 import { readTableAtOnce } from "../../shared/policy/read.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { runTool } from "../cloud/netns.ts";
 import { patient } from "../kernel/patience.ts";
 import type { PodStream } from "../lab/pod-process.ts";
+import { attachAll } from "../lab/policy-node.ts";
 import { createVethNode, type VethNode, type VethPod } from "../lab/veth-node.ts";
 import { inNetns } from "../runtime/exec.ts";
 
@@ -120,20 +120,7 @@ beforeAll(async () => {
   nft = inNetns(node.ns.path, () => openNft(nodeSys));
   mkdirSync(join(root, "policies"));
   store = openStore({ sys: nodeSys, openSql: openNodeSql }, join(root, "ipam.db"));
-  inTransaction(store.db, () => {
-    for (const p of node.pods)
-      for (const address of [p.ip4, p.ip6])
-        putPolicyAddress(store.db, {
-          network: "net",
-          containerId: p.name,
-          ifname: "eth0",
-          address,
-          namespace: "d",
-          name: p.name,
-          posture: "deny",
-          sinceMs: 0,
-        });
-  });
+  attachAll(store, node, ({ name }) => ({ namespace: "d", name }));
 }, patient(60_000));
 afterAll(async () => {
   await endAgent();

@@ -9,7 +9,6 @@ import { putCompiled } from "../../ipam/store/policy.ts";
 import { listShaping } from "../../ipam/store/shaping.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { openNft } from "../../shared/netlink/nft/socket.ts";
-import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { runTool } from "../cloud/netns.ts";
@@ -18,35 +17,13 @@ import { patient } from "../kernel/patience.ts";
 import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
 import { throughput } from "../lab/iperf.ts";
 import { type PodProcess, startPodProcess } from "../lab/pod-process.ts";
-import { ALLOWED_MS, DENIED_MS } from "../lab/policy-node.ts";
+import { ALLOWED_MS, DENIED_MS, ONLY_80 } from "../lab/policy-node.ts";
 import { type SctpProcess, startSctp } from "../lab/sctp.ts";
 import { poolView } from "../lab/store-view.ts";
 import { ping } from "../lab/traffic.ts";
 import { CNI_PATH, createWorld, type LabMode, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
 import { type CniRuntime, createRuntime } from "../runtime/cni-runtime.ts";
 import { inNetns } from "../runtime/exec.ts";
-
-const ONLY_80: CompiledPolicy = {
-  revision: 1,
-  sets: [],
-  endpointSets: [],
-  profiles: [
-    {
-      id: "only-80",
-      direction: "ingress",
-      admin: [],
-      policies: [
-        {
-          verdict: "accept",
-          ports: [{ protocol: "tcp", first: 80, last: 80 }],
-          origin: "NetworkPolicy default/web ingress[0]",
-        },
-      ],
-      baseline: [],
-    },
-  ],
-  pods: [{ namespace: "default", name: "web", ingress: "only-80" }],
-};
 
 const PORTS = [80, 81];
 

@@ -5,9 +5,9 @@
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { runTool } from "../cloud/netns.ts";
 import { inMode } from "../kernel/features.ts";
-import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
+import { createIdleWorld, type Prepared, prepareByHand } from "../lab/by-hand.ts";
 import { connections, serve } from "../lab/traffic.ts";
-import { CNI_PATH, createWorld, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
+import { CNI_PATH, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
 import { createRuntime } from "../runtime/cni-runtime.ts";
 
 const TIMES = 50;
@@ -37,16 +37,11 @@ function nodePort(family: "ip" | "ip6", podIp: string, port: number): void {
 }
 
 beforeAll(async () => {
-  world = await createWorld({
+  world = await createIdleWorld({
     prefix: `s${process.pid % 10000}`,
     nodes: 2,
     mode: "eniip-veth",
-    instanceType: "ecs.g7.xlarge",
-    poolMin: 0,
-    poolMax: 0,
-    cooldownSeconds: 0,
     ipStack: "dual",
-    agents: false,
   });
   nodes = [];
   for (const n of world.nodes) nodes.push(await prepareByHand(world, n, "shared", 2, 1, "dual"));

@@ -6,9 +6,9 @@ import { OUTSIDE_IP } from "../cloud/fabric.ts";
 import { runTool } from "../cloud/netns.ts";
 import { inMode } from "../kernel/features.ts";
 import { patient } from "../kernel/patience.ts";
-import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
+import { createIdleWorld, type Prepared, prepareByHand } from "../lab/by-hand.ts";
 import { connections, ping, serve } from "../lab/traffic.ts";
-import { CNI_PATH, createWorld, until, type World, type WorldPod } from "../lab/world.ts";
+import { CNI_PATH, until, type World, type WorldPod } from "../lab/world.ts";
 import { type CniRuntime, type Conflist, createRuntime } from "../runtime/cni-runtime.ts";
 
 const HOST_PORT = 18_090;
@@ -25,15 +25,10 @@ describe.each([
     let pod: WorldPod;
 
     beforeAll(async () => {
-      world = await createWorld({
+      world = await createIdleWorld({
         prefix: `c${process.pid % 10000}`,
         nodes: 1,
         mode,
-        instanceType: "ecs.g7.xlarge",
-        poolMin: 0,
-        poolMax: 0,
-        cooldownSeconds: 0,
-        agents: false,
       });
       const [node] = world.nodes;
       if (node === undefined) throw new Error("a node is needed");

@@ -9,10 +9,10 @@ import type { EniRecord } from "../cloud/model.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
 import { inMode } from "../kernel/features.ts";
 import { patient } from "../kernel/patience.ts";
-import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
+import { createIdleWorld, type Prepared, prepareByHand } from "../lab/by-hand.ts";
 import { type Baseline, baselineOf, kernelLeaks } from "../lab/leaks.ts";
 import { connections, ping, serve } from "../lab/traffic.ts";
-import { CNI_PATH, createWorld, type LabMode, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
+import { CNI_PATH, type LabMode, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
 import { type CniCallError, createRuntime } from "../runtime/cni-runtime.ts";
 
 interface Case {
@@ -129,15 +129,11 @@ function suite({ mode, kind, instanceType, secondary, tampering }: Case): void {
       ?.ifname ?? "";
 
   beforeAll(async () => {
-    world = await createWorld({
+    world = await createIdleWorld({
       prefix: `f${process.pid % 10000}`,
       nodes: 1,
       mode,
       instanceType,
-      poolMin: 0,
-      poolMax: 0,
-      cooldownSeconds: 0,
-      agents: false,
       cloud: { mtuBytes: MTU },
     });
     [node] = world.nodes as [WorldNode];

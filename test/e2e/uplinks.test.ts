@@ -9,9 +9,9 @@ import { OUTSIDE_IP } from "../cloud/fabric.ts";
 import { runTool } from "../cloud/netns.ts";
 import { inMode } from "../kernel/features.ts";
 import { patient } from "../kernel/patience.ts";
-import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
+import { createIdleWorld, type Prepared, prepareByHand } from "../lab/by-hand.ts";
 import { connections, ping, serve, tcpEcho } from "../lab/traffic.ts";
-import { createWorld, type LabMode, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
+import { type LabMode, until, type World, type WorldNode, type WorldPod } from "../lab/world.ts";
 
 async function attach(node: WorldNode): Promise<{ readonly pod: WorldPod; readonly ip: string }> {
   const pod = node.newPod();
@@ -46,15 +46,11 @@ for (const { mode, kind, instanceType, enis, secondary } of CASES)
     let there: Prepared;
 
     beforeAll(async () => {
-      world = await createWorld({
+      world = await createIdleWorld({
         prefix: `u${process.pid % 10000}`,
         nodes: 2,
         mode,
         instanceType,
-        poolMin: 0,
-        poolMax: 0,
-        cooldownSeconds: 0,
-        agents: false,
       });
       const [a, b] = world.nodes;
       if (a === undefined || b === undefined) throw new Error("two nodes are needed");

@@ -9,12 +9,20 @@ import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { DEFAULT_SECURITY_GROUP } from "../cloud/cloud.ts";
 import type { EniRecord } from "../cloud/model.ts";
 import { runTool } from "../cloud/netns.ts";
-import { serviceCidrs, until, type World, type WorldNode } from "./world.ts";
+import { createWorld, serviceCidrs, until, type World, type WorldNode, type WorldOptions } from "./world.ts";
 
 export interface Prepared {
   readonly node: WorldNode;
   readonly store: Store;
   readonly enis: readonly EniRecord[];
+}
+
+/** A world whose nodes no agent serves: see {@link prepareByHand}. */
+export function createIdleWorld(
+  options: Pick<WorldOptions, "prefix" | "nodes" | "mode"> & Partial<WorldOptions>,
+): Promise<World> {
+  const nothing = { poolMin: 0, poolMax: 0, cooldownSeconds: 0, agents: false };
+  return createWorld({ instanceType: "ecs.g7.xlarge", ...nothing, ...options });
 }
 
 /**

@@ -13,6 +13,7 @@ import { inTransaction } from "../../ipam/store/transaction.ts";
 import { parseIp } from "../../shared/net/ip.ts";
 import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
 import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
+import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { inNetns } from "../runtime/exec.ts";
 import { type SctpProcess, startSctp } from "./sctp.ts";
@@ -59,6 +60,43 @@ function podManifests(node: VethNode, traits: PodTraits): Manifest[] {
   }));
 }
 
+/** As terway-policy leaves it: the addresses of the node's pods are known, what holds for them is not. */
+export function attachAll(
+  { db }: Store,
+  { pods }: VethNode,
+  nameOf: (pod: VethPod) => { readonly namespace: string; readonly name: string },
+): void {
+  const rest = { network: "net", ifname: "eth0", posture: "deny", sinceMs: 0 } as const;
+  inTransaction(db, () => {
+    for (const pod of pods)
+      for (const address of [pod.ip4, pod.ip6])
+        putPolicyAddress(db, { ...rest, ...nameOf(pod), containerId: pod.name, address });
+  });
+}
+
+/** TCP port 80 of pod default/web, and nothing else of it. */
+export const ONLY_80: CompiledPolicy = {
+  revision: 1,
+  sets: [],
+  endpointSets: [],
+  profiles: [
+    {
+      id: "only-80",
+      direction: "ingress",
+      admin: [],
+      policies: [
+        {
+          verdict: "accept",
+          ports: [{ protocol: "tcp", first: 80, last: 80 }],
+          origin: "NetworkPolicy default/web ingress[0]",
+        },
+      ],
+      baseline: [],
+    },
+  ],
+  pods: [{ namespace: "default", name: "web", ingress: "only-80" }],
+};
+
 /** An allowed flow gets all the time that a busy machine needs; a denied one is waited for in vain. */
 export const ALLOWED_MS = 8000;
 export const DENIED_MS = 400;
@@ -71,20 +109,7 @@ export async function createPolicyNode(prefix: string): Promise<PolicyNode> {
   const dir = mkdtempSync(join(tmpdir(), "terway-matrix-"));
   const store = openStore({ sys: nodeSys, openSql: openNodeSql }, join(dir, "ipam.db"));
   const nft: NftSocket = inNetns(node.ns.path, () => openNft(nodeSys));
-  inTransaction(store.db, () => {
-    for (const p of node.pods)
-      for (const address of [p.ip4, p.ip6])
-        putPolicyAddress(store.db, {
-          network: "net",
-          containerId: p.name,
-          ifname: "eth0",
-          address,
-          namespace: p.name.charAt(0),
-          name: p.name.charAt(1),
-          posture: "deny",
-          sinceMs: 0,
-        });
-  });
+  attachAll(store, node, (p) => ({ namespace: p.name.charAt(0), name: p.name.charAt(1) }));
   const enforcer = createEnforcer(store, nft);
   const compiler = new PolicyCompiler({ nodeName: "here" });
   compiler.setAttached(
