@@ -16,6 +16,7 @@ import { type EniKind, setEniLink, setEniState, upsertEni } from "../../ipam/sto
 import { setFacts } from "../../ipam/store/facts.ts";
 import { openStore, type Store } from "../../ipam/store/open.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
+import { getLink, linkIndexOf, setLink } from "../../shared/netlink/rtnl/link.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
 import type { Call, Run } from "./driver.ts";
@@ -132,6 +133,28 @@ function prepare(mode: Mode, node: Netns, storePath: string): Store {
   return store;
 }
 
+interface Move {
+  readonly intoPodMs: number;
+  readonly backMs: number;
+}
+
+/**
+ * What no plugin of this mode can go below: the kernel's own time for one RTM_NEWLINK that takes a link into another
+ * namespace. It waits for an RCU grace period there (__dev_change_net_namespace).
+ */
+function moveBare(node: Netns, pods: readonly Netns[]): Move[] {
+  const timed = (from: Netns, to: Netns, name: string) => {
+    const [found] = from.nl.apply([getLink({ name })]);
+    const index = found?.ok ? linkIndexOf(found.replies[0] ?? new Uint8Array(16)) : 0;
+    if (PAUSE_MS > 0) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, PAUSE_MS);
+    const start = performance.now();
+    from.nl.apply([setLink({ index, netnsFd: to.fd })]);
+    return performance.now() - start;
+  };
+  const there = pods.map((pod, i) => timed(node, pod, `go${i}`));
+  return pods.map((pod, i) => ({ intoPodMs: there[i] ?? 0, backMs: timed(pod, node, `go${i}`) }));
+}
+
 interface Figures {
   readonly p50Ms: number;
   readonly cpuMs: number;
@@ -142,7 +165,14 @@ interface Pair {
   readonly ratio: number;
 }
 
-function measure(mode: Mode, program: string): { readonly add: Pair; readonly del: Pair } {
+interface Measured {
+  readonly add: Pair;
+  readonly del: Pair;
+  /** Only where a link that exists is moved. */
+  readonly bareMove?: Move;
+}
+
+function measure(mode: Mode, program: string): Measured {
   const folder = mkdtempSync(join(tmpdir(), "terway-bench-"));
   const node = createNetns(`${prefix}-node`);
   const pods: Netns[] = [];
@@ -190,7 +220,12 @@ function measure(mode: Mode, program: string): { readonly add: Pair; readonly de
             ),
       );
     const runs = { terway: { ADD: [] as Run[], DEL: [] as Run[] }, go: { ADD: [] as Run[], DEL: [] as Run[] } };
+    const moves: Move[] = [];
     for (let round = 0; round <= ROUNDS; round++) {
+      if (mode.kind === "exclusive") {
+        const timed = moveBare(node, pods);
+        if (round > 0) moves.push(...timed);
+      }
       for (const peer of ["terway", "go"] as const) {
         for (const verb of ["ADD", "DEL"] as const) {
           const run = runPlan(program, {
@@ -219,7 +254,13 @@ function measure(mode: Mode, program: string): { readonly add: Pair; readonly de
       const [terway, go] = [figures(runs.terway[verb]), figures(runs.go[verb])];
       return { terway, go, ratio: terway.p50Ms / go.p50Ms };
     };
-    return { add: pair("ADD"), del: pair("DEL") };
+    const median = (of: keyof Move) =>
+      percentile(
+        moves.map((m) => m[of]),
+        50,
+      );
+    const bareMove = moves.length > 0 && { intoPodMs: median("intoPodMs"), backMs: median("backMs") };
+    return { add: pair("ADD"), del: pair("DEL"), ...(bareMove && { bareMove }) };
   } finally {
     for (const pod of pods) pod.close();
     node.close();
@@ -254,7 +295,7 @@ for (const mode of MODES.filter((m) => values.mode === undefined || m.name === v
     results.push({ mode: mode.name, skipped: why });
     continue;
   }
-  const { add, del } = measure(mode, program);
+  const { add, del, bareMove } = measure(mode, program);
   for (const [verb, p] of [
     ["ADD", add],
     ["DEL", del],
@@ -264,6 +305,10 @@ for (const mode of MODES.filter((m) => values.mode === undefined || m.name === v
       `${mode.name.padEnd(10)} ${verb}  ${n(p.terway.p50Ms)} ${n(p.terway.cpuMs)}  |  ${n(p.go.p50Ms)} (${String(mode.go(0).type)}) ${n(p.go.cpuMs)}  |  ${n(p.ratio)}\n`,
     );
   }
-  results.push({ mode: mode.name, peer: mode.go(0).type, add, del });
+  if (bareMove)
+    out.write(
+      `${mode.name.padEnd(10)} of both, one netlink request that moves the link: ${bareMove.intoPodMs.toFixed(2)} in ADD, ${bareMove.backMs.toFixed(2)} in DEL\n`,
+    );
+  results.push({ mode: mode.name, peer: mode.go(0).type, add, del, ...(bareMove && { bareMove }) });
 }
 if (values.json) process.stdout.write(`${JSON.stringify(results)}\n`);

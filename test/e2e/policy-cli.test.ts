@@ -83,7 +83,7 @@ describe("terway-cli policy", () => {
     expect(first.json()).toMatchObject({ revision: 1, pods: 9, profiles: 1, sets: 1 });
     expect(first.json().changed.length).toBeGreaterThan(0);
     const [xa, xb, ya] = ["xa", "xb", "ya"].map((name) => world.node.pod(name));
-    expect(await ya?.process.probe("tcp", xa?.ip4 ?? "", 80, 5000)).toBe(true);
+    expect(await ya?.process.reaches("tcp", xa?.ip4 ?? "", 80)).toBe(true);
     expect(await xb?.process.probe("tcp", xa?.ip4 ?? "", 80)).toBe(false);
     const second = await cli("sync", join(dir, "policies"), "--json");
     expect(second.json()).toMatchObject({ revision: 2, rows: 0, changed: [] });
@@ -106,7 +106,7 @@ describe("terway-cli policy", () => {
     expect(ended?.echoed).toBeGreaterThan(0);
     expect(ended?.echoed).toBeLessThan(ended?.sent ?? 0);
     await cli("sync", join(dir, "policies"));
-    expect(await ya?.process.probe("udp", xa?.ip4 ?? "", 81, 5000)).toBe(true);
+    expect(await ya?.process.reaches("udp", xa?.ip4 ?? "", 81)).toBe(true);
   });
 
   it("changes nothing for a folder with a fault, and names its line and path", async () => {

@@ -76,14 +76,14 @@ describe("terway-policy after terway-eni", () => {
     await a.stopAgent("SIGKILL");
     const [web, near, far] = [await attach(a, "web"), await attach(a, "near"), await attach(b, "far")];
     const seen = await Promise.all([
-      near.process.probe("tcp", web.ip, 80),
-      far.process.probe("tcp", web.ip, 80),
+      near.process.reaches("tcp", web.ip, 80),
+      far.process.reaches("tcp", web.ip, 80),
       near.process.probe("udp", web.ip, 80),
       far.process.probe("udp", web.ip, 80),
       ping(near.pod.netns, web.ip, 0.3),
       ping(far.pod.netns, web.ip, 0.3),
       ping(web.pod.netns, far.ip),
-      web.process.probe("udp", near.ip, 80),
+      web.process.reaches("udp", near.ip, 80),
       ping(a.netns, web.ip),
     ]);
     expect(seen).toEqual([true, true, false, false, false, false, true, true, true]);

@@ -16,8 +16,8 @@ import { inMode } from "../kernel/features.ts";
 import { patient } from "../kernel/patience.ts";
 import { type Prepared, prepareByHand } from "../lab/by-hand.ts";
 import { throughput } from "../lab/iperf.ts";
-import { type PodProcess, startPodProcess } from "../lab/pod-process.ts";
-import { ALLOWED_MS, DENIED_MS, ONLY_80 } from "../lab/policy-node.ts";
+import { ALLOWED_MS, DENIED_MS, type PodProcess, startPodProcess } from "../lab/pod-process.ts";
+import { ONLY_80 } from "../lab/policy-node.ts";
 import { type SctpProcess, startSctp } from "../lab/sctp.ts";
 import { poolView } from "../lab/store-view.ts";
 import { ping } from "../lab/traffic.ts";
@@ -327,12 +327,12 @@ function suite(mode: LabMode, secondary: number): void {
         await attach(there.node, "far"),
       ];
       const seen = async () => [
-        await near.process.probe("tcp", web.ip, 80),
-        await far.process.probe("tcp", web.ip, 80),
+        await near.process.reaches("tcp", web.ip, 80),
+        await far.process.reaches("tcp", web.ip, 80),
         await near.process.probe("udp", web.ip, 80),
         await far.process.probe("udp", web.ip, 80),
         await ping(far.pod.netns, web.ip, 0.3),
-        await web.process.probe("udp", far.ip, 80),
+        await web.process.reaches("udp", far.ip, 80),
         await ping(here.node.netns, web.ip),
       ];
       expect(await seen()).toEqual([true, true, false, false, false, true, true]);
@@ -343,7 +343,7 @@ function suite(mode: LabMode, secondary: number): void {
         const enforcer = createEnforcer(here.store, nft);
         const { changed } = enforcer.bring({ ...ONLY_80, revision: 2, profiles: [], pods: [] });
         expect(changed.some((line) => line.startsWith("in pod default/web"))).toBe(true);
-        expect(await far.process.probe("udp", web.ip, 80)).toBe(true);
+        expect(await far.process.reaches("udp", web.ip, 80)).toBe(true);
         enforcer.bring({ ...ONLY_80, revision: 3 });
         expect(await far.process.probe("udp", web.ip, 80)).toBe(false);
         // A foreign hand inside the pod is noticed by CHECK and put right.

@@ -16,6 +16,7 @@ import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
 import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { inNetns } from "../runtime/exec.ts";
+import { ALLOWED_MS, DENIED_MS } from "./pod-process.ts";
 import { type SctpProcess, startSctp } from "./sctp.ts";
 import { ping } from "./traffic.ts";
 import { createVethNode, type VethNode, type VethPod } from "./veth-node.ts";
@@ -96,10 +97,6 @@ export const ONLY_80: CompiledPolicy = {
   ],
   pods: [{ namespace: "default", name: "web", ingress: "only-80" }],
 };
-
-/** An allowed flow gets all the time that a busy machine needs; a denied one is waited for in vain. */
-export const ALLOWED_MS = 8000;
-export const DENIED_MS = 400;
 
 export async function createPolicyNode(prefix: string): Promise<PolicyNode> {
   const names = NAMESPACES.flatMap((ns) => NAMES.map((name) => `${ns}${name}`));
