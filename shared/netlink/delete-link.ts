@@ -7,7 +7,7 @@ import { errnoName } from "../sys/errno.ts";
 import { AF_NETLINK, SOCK_RAW } from "../sys/linux.ts";
 import { isErrno, type Sys } from "../sys/sys.ts";
 import { delLink, getLink, linkIndexOf } from "./rtnl/link.ts";
-import { encodeRequests, NetlinkError, type NetlinkSocket } from "./socket.ts";
+import { encodeRequests, NetlinkError, type NetlinkSocket, receiveBuffer } from "./socket.ts";
 import { NETLINK_ROUTE } from "./uapi/netlink.ts";
 import { RTM_DELLINK, RTMGRP_LINK } from "./uapi/rtnetlink.ts";
 import { parseMessages } from "./wire/reader.ts";
@@ -54,7 +54,7 @@ export function deleteLink(sys: Sys, nl: NetlinkSocket, name: string): boolean {
 
 /** @returns 0, or the errno that the child was told. */
 function waitForEnd(sys: Sys, monitor: number, reportFd: number, index: number): number {
-  const buffer = new Uint8Array(32 << 10);
+  const buffer = receiveBuffer();
   const deadline = sys.clock(1) + TIMEOUT_MS;
   for (;;) {
     const left = deadline - sys.clock(1);

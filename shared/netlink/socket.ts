@@ -74,6 +74,13 @@ export interface Exchange {
 }
 
 const RECEIVE_BYTES = 64 << 10; // more than the kernel puts into one datagram (NLMSG_GOODSIZE, dumps up to 32 KiB)
+let received: Uint8Array | undefined;
+
+/** One for all sockets: no datagram is looked at any more when the next is asked for, and memory that is new costs time. */
+export function receiveBuffer(): Uint8Array {
+  received ??= new Uint8Array(RECEIVE_BYTES);
+  return received;
+}
 const DUMP_TRIES = 8;
 
 /**
@@ -93,11 +100,10 @@ export function openNetlink(
     if (inside) sys.setns(inside.ownNetnsFd, CLONE_NEWNET);
   }
   sys.setsockopt(fd, SOL_NETLINK, NETLINK_EXT_ACK, 1);
-  let buffer: Uint8Array | undefined;
   const exchange: Exchange = {
     send: (bytes) => void sys.send(fd, bytes),
     receive() {
-      buffer ??= new Uint8Array(RECEIVE_BYTES);
+      const buffer = receiveBuffer();
       return buffer.subarray(0, sys.recv(fd, buffer));
     },
   };

@@ -49,12 +49,15 @@ static double sys_access(SysArg *a) { return result(access(a[0].s, a[1].i)); }
 static double sys_lock_holder(SysArg *a) {
   int report[2], status;
   int32_t holder = 0;
+  char path[4096]; /* on the stack, as in sys_send_detached */
+  if (strlen(a[0].s) >= sizeof path) return -ENAMETOOLONG;
+  strcpy(path, a[0].s);
   if (pipe2(report, O_CLOEXEC) < 0) return -errno;
   pid_t pid = fork();
   if (pid < 0) holder = -errno;
   if (pid == 0) {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = a[1].i, .l_len = 1};
-    int fd = open(a[0].s, O_RDWR | O_CLOEXEC);
+    int fd = open(path, O_RDWR | O_CLOEXEC);
     if (fd < 0 || fcntl(fd, F_GETLK, &lock) < 0) holder = -errno;
     else holder = lock.l_type == F_UNLCK ? 0 : lock.l_pid;
     _exit(write(report[1], &holder, sizeof holder) != sizeof holder);
@@ -257,6 +260,10 @@ static double sys_send_detached(SysArg *a) {
   if (a[2].b.len < 2 * sizeof(int32_t)) return -EINVAL;
   int32_t *out = (int32_t *)a[2].b.ptr;
   int sock = a[0].i, kept = a[3].i, report[2];
+  uint8_t message[65536]; /* on the stack: the engine's memory may not be there in the child (plugins/host/main.c) */
+  size_t length = a[1].b.len;
+  if (length > sizeof message) return -EMSGSIZE;
+  memcpy(message, a[1].b.ptr, length);
   if (pipe2(report, O_CLOEXEC) < 0) return -errno;
   pid_t pid = fork();
   if (pid < 0) {
@@ -279,7 +286,7 @@ static double sys_send_detached(SysArg *a) {
     if (a[4].i > 0) poll(NULL, 0, a[4].i);
     int32_t verdict = 0;
     union { struct nlmsghdr h; char bytes[4096]; } reply;
-    if (send(0, a[1].b.ptr, a[1].b.len, 0) < 0) {
+    if (send(0, message, length, 0) < 0) {
       verdict = -errno;
     } else {
       for (;;) {
