@@ -5,11 +5,22 @@
  */
 export function hash128(text: string): Uint8Array {
   const bytes = new TextEncoder().encode(text);
+  let [a, b, c, d] = [0, 1, 2, 3].map((lane) => Math.imul(0x811c9dc5 ^ lane, 0x9e3779b1)) as [
+    number,
+    number,
+    number,
+    number,
+  ];
+  for (let i = 0; i < bytes.length; i++) {
+    const byte = bytes[i] ?? 0;
+    a = Math.imul(a ^ byte, 0x01000193);
+    b = Math.imul(b ^ byte, 0x01000193);
+    c = Math.imul(c ^ byte, 0x01000193);
+    d = Math.imul(d ^ byte, 0x01000193);
+  }
   const out = new Uint8Array(16);
-  for (let lane = 0; lane < 4; lane++) {
-    let h = Math.imul(0x811c9dc5 ^ lane, 0x9e3779b1);
-    for (let i = 0; i < bytes.length; i++) h = Math.imul(h ^ (bytes[i] ?? 0), 0x01000193);
-    h ^= h >>> 16;
+  for (const [lane, sum] of [a, b, c, d].entries()) {
+    let h = sum ^ (sum >>> 16);
     h = Math.imul(h, 0x85ebca6b);
     h ^= h >>> 13;
     h = Math.imul(h, 0xc2b2ae35);

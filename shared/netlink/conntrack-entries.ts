@@ -46,9 +46,7 @@ function ctRequest(message: number, family: number, write: Request["write"], des
     type: (NFNL_SUBSYS_CTNETLINK << 8) | message,
     flags: 0,
     write(w) {
-      w.u8(family);
-      w.u8(0);
-      w.u16(0);
+      w.u32(family);
       write(w);
     },
     describe,

@@ -30,9 +30,7 @@ export function deleteConntrack(ip: Ip, side: "orig" | "reply"): Request {
     flags: 0,
     write(w) {
       // struct nfgenmsg. NB: version 1 makes the kernel read the family; with 0 it takes all families.
-      w.u8(familyNumber(ip));
-      w.u8(1);
-      w.u16(0);
+      w.bytes4(familyNumber(ip), 1, 0, 0);
       const t = w.beginNest(tuple);
       const i = w.beginNest(CTA_TUPLE_IP);
       w.attrBytes(ip.family === 4 ? CTA_IP_V4_SRC : CTA_IP_V6_SRC, ip.bytes);

@@ -36,9 +36,7 @@ function config(group: number, write: Request["write"]): Request {
     type: (NFNL_SUBSYS_ULOG << 8) | NFULNL_MSG_CONFIG,
     flags: 0,
     write(w) {
-      w.u8(0);
-      w.u8(0);
-      w.raw(Uint8Array.of(group >>> 8, group));
+      w.bytes4(0, 0, group >>> 8, group & 0xff); // in network order
       write(w);
     },
     describe: () => `listen to nflog group ${group}`,

@@ -34,10 +34,7 @@ export interface TableRef {
 }
 
 function writeHeader(w: Writer, family: number, resource: number): void {
-  w.u8(family);
-  w.u8(0); // NFNETLINK_V0
-  w.u8(resource >>> 8); // in network order
-  w.u8(resource);
+  w.bytes4(family, 0, resource >>> 8, resource & 0xff); // NFNETLINK_V0; the resource in network order
 }
 
 /** A message of the nftables subsystem. */

@@ -26,10 +26,7 @@ function addressRequest(type: number, flags: number, verb: string, a: LinkAddres
     type,
     flags,
     write(w) {
-      w.u8(familyNumber(a.address.ip));
-      w.u8(a.address.prefixLength);
-      w.u8((a.flags ?? 0) & 0xff);
-      w.u8(a.scope ?? 0);
+      w.bytes4(familyNumber(a.address.ip), a.address.prefixLength, (a.flags ?? 0) & 0xff, a.scope ?? 0);
       w.u32(a.linkIndex);
       // IFA_ADDRESS is the peer on a point-to-point link; on any other link it repeats IFA_LOCAL.
       w.attrBytes(A.IFA_LOCAL, a.address.ip.bytes);

@@ -6,6 +6,7 @@ import { NDA_DST, NDA_LLADDR, NTF_PROXY, NUD_PERMANENT } from "../uapi/neighbour
 import { NLM_F_CREATE, NLM_F_REPLACE } from "../uapi/netlink.ts";
 import { RTM_DELNEIGH, RTM_GETNEIGH, RTM_NEWNEIGH } from "../uapi/rtnetlink.ts";
 import { eachAttribute, MalformedNetlink, readU16, readU32 } from "../wire/reader.ts";
+import type { Writer } from "../wire/writer.ts";
 import { type Family, familyNumber, readIp } from "./family.ts";
 
 const NDMSG_BYTES = 12;
@@ -16,20 +17,10 @@ export interface Neighbour {
   readonly mac: Uint8Array;
 }
 
-function header(
-  w: { u8(v: number): void; u16(v: number): void; u32(v: number): void },
-  family: number,
-  index: number,
-  state: number,
-  flags: number,
-): void {
-  w.u8(family);
-  w.u8(0);
-  w.u16(0);
+function header(w: Pick<Writer, "u32">, family: number, index: number, state: number, flags: number): void {
+  w.u32(family);
   w.u32(index);
-  w.u16(state);
-  w.u8(flags);
-  w.u8(0);
+  w.u32(state | (flags << 16));
 }
 
 /** ip neigh replace IP lladdr MAC dev LINK nud permanent */

@@ -42,15 +42,14 @@ function routeRequest(type: number, flags: number, verb: string, route: Route, d
     type,
     flags,
     write(w) {
-      w.u8(familyNumber(dst.ip));
-      w.u8(dst.prefixLength);
-      w.u8(0);
-      w.u8(0);
-      w.u8(table < 256 ? table : R.RT_TABLE_UNSPEC);
-      // Zero in a deletion means any.
-      w.u8(deleting && route.protocol === undefined ? 0 : (route.protocol ?? R.RTPROT_STATIC));
-      w.u8(deleting && route.scope === undefined ? R.RT_SCOPE_NOWHERE : scopeOf(route));
-      w.u8(deleting && route.type === undefined ? 0 : (route.type ?? R.RTN_UNICAST));
+      w.bytes4(familyNumber(dst.ip), dst.prefixLength, 0, 0);
+      w.bytes4(
+        table < 256 ? table : R.RT_TABLE_UNSPEC,
+        // Zero in a deletion means any.
+        deleting && route.protocol === undefined ? 0 : (route.protocol ?? R.RTPROT_STATIC),
+        deleting && route.scope === undefined ? R.RT_SCOPE_NOWHERE : scopeOf(route),
+        deleting && route.type === undefined ? 0 : (route.type ?? R.RTN_UNICAST),
+      );
       w.u32(onlink ? R.RTNH_F_ONLINK : 0);
       if (dst.prefixLength > 0) w.attrBytes(R.RTA_DST, dst.ip.bytes);
       if (gateway) w.attrBytes(R.RTA_GATEWAY, gateway.bytes);
@@ -84,14 +83,8 @@ export function getRoutes(family: Family, table?: number): Request {
     type: R.RTM_GETROUTE,
     flags: 0,
     write(w) {
-      w.u8(family === 4 ? 2 : 10);
-      w.u8(0);
-      w.u8(0);
-      w.u8(0);
-      w.u8(table !== undefined && table < 256 ? table : R.RT_TABLE_UNSPEC);
-      w.u8(0);
-      w.u8(0);
-      w.u8(0);
+      w.bytes4(family === 4 ? 2 : 10, 0, 0, 0);
+      w.bytes4(table !== undefined && table < 256 ? table : R.RT_TABLE_UNSPEC, 0, 0, 0);
       w.u32(0);
       if (table !== undefined) w.attrU32(R.RTA_TABLE, table);
     },
@@ -105,9 +98,8 @@ export function getRouteTo(ip: Ip): Request {
     type: R.RTM_GETROUTE,
     flags: 0,
     write(w) {
-      w.u8(familyNumber(ip));
-      w.u8(ip.bytes.length * 8);
-      for (let i = 0; i < 6; i++) w.u8(0);
+      w.bytes4(familyNumber(ip), ip.bytes.length * 8, 0, 0);
+      w.u32(0);
       w.u32(0);
       w.attrBytes(R.RTA_DST, ip.bytes);
     },

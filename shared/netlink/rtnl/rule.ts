@@ -35,14 +35,8 @@ function ruleRequest(type: number, flags: number, verb: string, rule: RuleMatch)
     type,
     flags,
     write(w) {
-      w.u8(rule.family === 4 ? 2 : 10);
-      w.u8(to?.prefixLength ?? 0);
-      w.u8(from?.prefixLength ?? 0);
-      w.u8(0);
-      w.u8(table !== undefined && table < 256 ? table : 0);
-      w.u8(0);
-      w.u8(0);
-      w.u8(table === undefined ? 0 : F.FR_ACT_TO_TBL);
+      w.bytes4(rule.family === 4 ? 2 : 10, to?.prefixLength ?? 0, from?.prefixLength ?? 0, 0);
+      w.bytes4(table !== undefined && table < 256 ? table : 0, 0, 0, table === undefined ? 0 : F.FR_ACT_TO_TBL);
       w.u32(0);
       if (to) w.attrBytes(F.FRA_DST, to.ip.bytes);
       if (from) w.attrBytes(F.FRA_SRC, from.ip.bytes);

@@ -19,12 +19,9 @@ export function bytesOf(ticks: number, bytesPerSecond: number): number {
 
 /** A rate beyond 32 bits is written as all ones here and in full in its own attribute. */
 export function writeRateSpec(w: Writer, bytesPerSecond: number): void {
-  w.u8(0); // cell_log
   // Anything but "unaware" spares the kernel the table of sizes that old versions of tc had to send.
-  w.u8(TC_LINKLAYER_ETHERNET);
-  w.u16(0); // overhead
-  w.u16(0); // cell_align
-  w.u16(0); // mpu
+  w.bytes4(0, TC_LINKLAYER_ETHERNET, 0, 0); // cell_log, linklayer, overhead
+  w.u32(0); // cell_align, mpu
   w.u32(Math.min(bytesPerSecond, MAX_U32));
 }
 
