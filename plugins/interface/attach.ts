@@ -282,6 +282,7 @@ function uplinkOf(
     parentMac: carrier.mac,
     viaNode: [...config.viaNode, ...(JSON.parse(facts.via_node ?? "[]") as string[])],
     ...(config.uplink === "eni" && eni.ifname !== undefined ? { eniIfname: eni.ifname } : {}),
+    ...(config.uplink !== "eni" && carrier.ifname !== undefined ? { parentIfname: carrier.ifname } : {}),
     ...(config.uplink === "vlan" && eni.vlanId !== undefined ? { vlanId: eni.vlanId } : {}),
   };
 }

@@ -55,6 +55,9 @@ export function ownLinkOf(mac: string, links: readonly Link[]): Link | undefined
   return links.find((l) => formatMac(l.mac) === mac && (l.kind === "" || l.kind === "veth"));
 }
 
-export function findByMac(nl: NetlinkSocket, mac: string): Link | undefined {
-  return ownLinkOf(mac, nl.dump(getLink()).map(parseLink));
+/** @param ifname Its name when last seen: one link is asked for before those of all pods are listed. */
+export function findByMac(nl: NetlinkSocket, mac: string, ifname?: string): Link | undefined {
+  const [named] = ifname === undefined ? [] : nl.transact([getLink({ name: ifname })]);
+  const found = named?.ok && named.replies[0] ? ownLinkOf(mac, [parseLink(named.replies[0])]) : undefined;
+  return found ?? ownLinkOf(mac, nl.dump(getLink()).map(parseLink));
 }

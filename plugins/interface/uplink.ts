@@ -53,10 +53,11 @@ export function makeUplink(
     }
     pod.apply([delLink({ index: found.index })]);
   }
-  let parent = findByMac(host, uplink.parentMac);
+  const findParent = () => findByMac(host, uplink.parentMac, uplink.eniIfname ?? uplink.parentIfname);
+  let parent = findParent();
   while (parent === undefined && uplink.kind === "eni" && sys.clock(CLOCK_MONOTONIC) < deadline) {
     sys.pollIn([], LOOK_MS);
-    parent = findByMac(host, uplink.parentMac);
+    parent = findParent();
   }
   if (parent === undefined) throw noLink(`the ENI with MAC ${uplink.parentMac}`);
   const requests = uplinkRequests(link, uplink, parent.index, netns.fd);

@@ -72,6 +72,8 @@ export interface Uplink {
   readonly mac: string;
   /** Of the link on the node that the child is made on; kind eni: its own. */
   readonly parentMac: string;
+  /** That link's name when the child was made. */
+  readonly parentIfname?: string;
   /** On the node, before it moved; kind eni only. */
   readonly eniIfname?: string;
   readonly vlanId?: number;
