@@ -24,6 +24,8 @@ export default class CaseReporter implements Reporter {
   }
 
   onTestCaseResult(test: TestCase): void {
+    // With two workers the end of a module may be told before its last cases.
+    if (this.#written.has(test.id)) return;
     const result = test.result();
     this.#written.add(test.id);
     const { placement } = test.meta();
@@ -46,7 +48,7 @@ export default class CaseReporter implements Reporter {
       for (const error of suite.errors())
         this.#write({ type: "broken", what: `${file}: ${suite.fullName}: ${error.message}` });
     // Cases that never came up, because they are skipped or because what is around them failed.
-    for (const test of module.children.allTests()) if (!this.#written.has(test.id)) this.onTestCaseResult(test);
+    for (const test of module.children.allTests()) this.onTestCaseResult(test);
   }
 
   onTestRunEnd(_modules: readonly TestModule[], unhandled: readonly { readonly message: string }[]): void {
