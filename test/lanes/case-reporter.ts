@@ -24,7 +24,6 @@ export default class CaseReporter implements Reporter {
   }
 
   onTestCaseResult(test: TestCase): void {
-    // With two workers the end of a module may be told before its last cases.
     if (this.#written.has(test.id)) return;
     const result = test.result();
     this.#written.add(test.id);
@@ -47,11 +46,11 @@ export default class CaseReporter implements Reporter {
     for (const suite of module.children.allSuites())
       for (const error of suite.errors())
         this.#write({ type: "broken", what: `${file}: ${suite.fullName}: ${error.message}` });
-    // Cases that never came up, because they are skipped or because what is around them failed.
-    for (const test of module.children.allTests()) this.onTestCaseResult(test);
   }
 
-  onTestRunEnd(_modules: readonly TestModule[], unhandled: readonly { readonly message: string }[]): void {
+  onTestRunEnd(modules: readonly TestModule[], unhandled: readonly { readonly message: string }[]): void {
+    // Cases that never came up, because they are skipped or because what is around them failed.
+    for (const module of modules) for (const test of module.children.allTests()) this.onTestCaseResult(test);
     for (const error of unhandled) this.#write({ type: "broken", what: `outside of every case: ${error.message}` });
     this.#write({ type: "end" });
   }
