@@ -21,6 +21,7 @@ import { enableForwarding } from "../../shared/datapath/ipv6.ts";
 import { ensureNodeRules } from "../../shared/datapath/node-rules.ts";
 import type { PodAddress, PodLink, Uplink } from "../../shared/datapath/pod-link.ts";
 import { parseIp } from "../../shared/net/ip.ts";
+import { isSameNetns } from "../../shared/sys/netns.ts";
 import { ipamResult, podOf } from "../terway-ipam/commands.ts";
 import { type IpamConfig, parseIpamConfig } from "../terway-ipam/config.ts";
 import { rangeSets, takeLease } from "../terway-ipam/lease.ts";
@@ -320,9 +321,8 @@ function eniOfLeases(w: Work, leases: readonly Leased[]): Eni {
 function refuseOthersNetns(w: Work, netns: PodNetns): void {
   for (const other of attachmentsInNetns(w.store.db, netns.dev, netns.ino)) {
     if (other.containerId === w.key.containerId) continue;
-    const stat = w.host.sys.stat(other.netns);
     // Inode numbers of dead namespaces come again; a path that still leads here does not lie.
-    if (stat?.ino === netns.ino && stat.dev === netns.dev && other.netns !== netns.path) {
+    if (other.netns !== netns.path && isSameNetns(w.host.sys, other)) {
       throw new CniFailure(
         CODE.invalidEnvironment,
         `CNI_NETNS ${netns.path} is the network namespace of container ${other.containerId}`,

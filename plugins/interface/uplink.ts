@@ -174,7 +174,7 @@ function returnEni(sys: Sys, host: NetlinkSocket, pod: NetlinkSocket, netns: Pod
 
 /** A namespace that dies gives its ENI back under whatever name is free. */
 function giveBackName(host: NetlinkSocket, { mac, eniIfname }: Uplink): void {
-  const found = findByMac(host, mac);
+  const found = findByMac(host, mac, eniIfname);
   if (found === undefined || eniIfname === undefined || found.name === eniIfname) return;
   const outcome = host.transact([
     setLink({ index: found.index, up: false }),

@@ -73,6 +73,7 @@ export interface Exchange {
   receive(): Uint8Array;
 }
 
+const DUMP_TRIES = 8;
 const RECEIVE_BYTES = 64 << 10; // more than the kernel puts into one datagram (NLMSG_GOODSIZE, dumps up to 32 KiB)
 let received: Uint8Array | undefined;
 
@@ -81,7 +82,6 @@ export function receiveBuffer(): Uint8Array {
   received ??= new Uint8Array(RECEIVE_BYTES);
   return received;
 }
-const DUMP_TRIES = 8;
 
 /**
  * Opens a socket in the calling thread's network namespace, or in that of `netnsFd`. The thread is back in

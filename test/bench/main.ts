@@ -1,5 +1,5 @@
 /**
- * Our plugins against Debian's Go plugins, in one run and in turn: latency, throughput, CPU, memory.  Then the parts
+ * Our plugins against Debian's Go plugins, in one run and in turn: latency, throughput, CPU, memory. Then the parts
  * that are files of their own here: other modes, chained plugins, limits, policies, packets, the store.
  *
  *   npm run bench [-- --json] [--pods N] [--rounds N]
