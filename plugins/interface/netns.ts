@@ -30,7 +30,7 @@ export function openPodNetns(sys: Sys, path: string): PodNetns {
       "the container is gone, or the runtime passed a wrong CNI_NETNS",
     );
   }
-  if (stat.fsMagic !== NSFS_MAGIC) {
+  if (sys.fsType(path) !== NSFS_MAGIC) {
     throw new CniFailure(
       CODE.invalidEnvironment,
       `${path} is no network namespace`,

@@ -91,6 +91,7 @@ export const CONTRACT: readonly ContractCase[] = [
     ({ sys, folder }) => {
       equal(sys.stat(`${folder}/nothing`), undefined, "absent");
       equal(sys.stat(`${folder}/file/below`), undefined, "below a file");
+      equal(sys.fsType(`${folder}/nothing`), undefined, "type of nothing");
     },
   ],
   [
@@ -266,7 +267,7 @@ export const CONTRACT: readonly ContractCase[] = [
       const own = sys.open("/proc/self/ns/net", O_RDONLY);
       sys.setns(own, CLONE_NEWNET);
       sys.close(own);
-      equal(sys.stat("/proc/self/ns/net")?.fsMagic, NSFS_MAGIC, "magic");
+      equal(sys.fsType("/proc/self/ns/net"), NSFS_MAGIC, "magic");
     },
   ],
   [

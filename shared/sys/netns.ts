@@ -10,7 +10,7 @@ export interface RecordedNetns {
 }
 
 /** What is at the recorded path is a network namespace (nsfs, linux/magic.h) and the same one: device and inode. */
-export function isSameNetns(sys: Pick<Sys, "stat">, { netns, netnsDev, netnsIno }: RecordedNetns): boolean {
-  const now = netns === "" ? undefined : sys.stat(netns);
-  return now !== undefined && now.fsMagic === NSFS_MAGIC && now.ino === netnsIno && now.dev === netnsDev;
+export function isSameNetns(sys: Pick<Sys, "stat" | "fsType">, made: RecordedNetns): boolean {
+  const now = made.netns === "" ? undefined : sys.stat(made.netns);
+  return now?.ino === made.netnsIno && now?.dev === made.netnsDev && sys.fsType(made.netns) === NSFS_MAGIC;
 }

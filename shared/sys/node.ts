@@ -52,7 +52,6 @@ function guard<T>(work: () => T): T {
 /** SQLite on Node's built-in module. */
 export const openNodeSql: SqlOpen = (path) => {
   const db = guard(() => new DatabaseSync(path, { enableForeignKeyConstraints: false, timeout: 5000 }));
-  db.exec("PRAGMA wal_autocheckpoint=512");
   try {
     db.exec("PRAGMA synchronous=NORMAL");
   } catch {

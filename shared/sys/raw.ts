@@ -14,6 +14,7 @@ export interface RawSys {
   flock(fd: number, operation: number): number;
   access(path: string, mode: number): number;
   stat(path: string, out: Float64Array): number;
+  fsType(path: string): number;
   lockHolder(path: string, offset: number): number;
   tryLockByte(fd: number, offset: number): number;
   getpid(): number;

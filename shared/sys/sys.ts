@@ -33,8 +33,6 @@ export interface FileStat {
   readonly ino: number;
   readonly mode: number;
   readonly size: number;
-  /** statfs(2) f_type, e.g. NSFS_MAGIC for a network namespace handle. */
-  readonly fsMagic: number;
 }
 
 export interface SpawnOptions {
@@ -90,6 +88,8 @@ export interface Sys {
   access(path: string, mode: number): boolean;
   /** undefined when there is nothing at the path. */
   stat(path: string): FileStat | undefined;
+  /** statfs(2) f_type, e.g. NSFS_MAGIC for a network namespace handle; undefined where there is nothing. */
+  fsType(path: string): number | undefined;
   /** Who holds a POSIX lock on the byte at `offset`: a pid; 0 when nobody does or the file cannot be asked. */
   lockHolder(path: string, offset: number): number;
   /**
@@ -151,6 +151,7 @@ export function createSys(raw: RawSys): Sys {
     if (result < 0) throw new SysError(syscall, String(subject), -result);
     return result;
   };
+  const statOut = new Float64Array(4);
   const pollRaw = (fds: Int32Array, timeoutMs: number): number => {
     const result = raw.poll(fds, timeoutMs);
     return result === -4 /* EINTR */ ? 0 : check(result, "poll", fds.length / 3);
@@ -190,12 +191,15 @@ export function createSys(raw: RawSys): Sys {
     flock: (fd, operation) => void check(raw.flock(fd, operation), "flock", fd),
     access: (path, mode) => raw.access(path, mode) === 0,
     stat(path) {
-      const out = new Float64Array(5);
-      const result = raw.stat(path, out);
+      const result = raw.stat(path, statOut);
       if (result === -2 || result === -20) return undefined; // ENOENT, ENOTDIR
       check(result, "stat", path);
-      const [dev = 0, ino = 0, mode = 0, size = 0, fsMagic = 0] = out;
-      return { dev, ino, mode, size, fsMagic };
+      const [dev = 0, ino = 0, mode = 0, size = 0] = statOut;
+      return { dev, ino, mode, size };
+    },
+    fsType(path) {
+      const result = raw.fsType(path);
+      return result === -2 || result === -20 ? undefined : check(result, "statfs", path); // ENOENT, ENOTDIR
     },
     lockHolder: (path, offset) => Math.max(0, raw.lockHolder(path, offset)),
     tryLockByte(fd, offset) {

@@ -80,15 +80,21 @@ static double sys_try_lock_byte(SysArg *a) {
   return result(fcntl(a[0].i, F_OFD_SETLK, &lock));
 }
 
-/* out: dev, ino, mode, size, and the file system's magic number (statfs f_type: tells nsfs from a plain file). */
+/* out: dev, ino, mode, size. */
 static double sys_stat(SysArg *a) {
   struct stat st;
-  struct statfs fs;
-  if (a[1].b.len < 5 * sizeof(double)) return -EINVAL;
-  if (stat(a[0].s, &st) < 0 || statfs(a[0].s, &fs) < 0) return -errno;
-  double out[5] = {(double)st.st_dev, (double)st.st_ino, (double)st.st_mode, (double)st.st_size, (double)fs.f_type};
+  double out[4];
+  if (a[1].b.len < sizeof out) return -EINVAL;
+  if (stat(a[0].s, &st) < 0) return -errno;
+  out[0] = (double)st.st_dev, out[1] = (double)st.st_ino, out[2] = (double)st.st_mode, out[3] = (double)st.st_size;
   memcpy(a[1].b.ptr, out, sizeof out);
   return 0;
+}
+
+/* The file system's magic number: tells nsfs from a plain file. */
+static double sys_fs_type(SysArg *a) {
+  struct statfs fs;
+  return statfs(a[0].s, &fs) < 0 ? -errno : (double)fs.f_type;
 }
 
 /* ---- process ---- */
@@ -345,20 +351,19 @@ const SysFunction sys_functions[] = {
     {"rename", "ss", sys_rename},        {"unlink", "s", sys_unlink},
     {"mkdir", "si", sys_mkdir},          {"fsync", "i", sys_fsync},
     {"flock", "ii", sys_flock},          {"access", "si", sys_access},
-    {"stat", "sb", sys_stat},            {"lockHolder", "si", sys_lock_holder},
-    {"tryLockByte", "ii", sys_try_lock_byte},
-               {"getpid", "", sys_getpid},
-    {"kill", "ii", sys_kill},            {"setns", "ii", sys_setns},
-    {"unshare", "i", sys_unshare},
+    {"stat", "sb", sys_stat},            {"fsType", "s", sys_fs_type},
+    {"lockHolder", "si", sys_lock_holder}, {"tryLockByte", "ii", sys_try_lock_byte},
+    {"getpid", "", sys_getpid},          {"kill", "ii", sys_kill},
+    {"setns", "ii", sys_setns},          {"unshare", "i", sys_unshare},
     {"getrandom", "b", sys_getrandom},   {"environ", "b", sys_environ},
     {"clock", "i", sys_clock},           {"spawn", "svvb", sys_spawn},
     {"waitpid", "ii", sys_waitpid},      {"wait4", "iib", sys_wait4},
-         {"socket", "iii", sys_socket},
-    {"setsockopt", "iiii", sys_setsockopt}, {"send", "ibi", sys_send},
-    {"recv", "ibi", sys_recv},           {"bindNetlink", "ii", sys_bind_netlink},
-    {"bindUnix", "is", sys_bind_unix},   {"connectUnix", "is", sys_connect_unix},
-    {"sendToUnix", "isb", sys_sendto_unix}, {"unixName", "ib", sys_unix_name},
-    {"poll", "bi", sys_poll},            {"sendDetached", "ibbiii", sys_send_detached},
+    {"socket", "iii", sys_socket},       {"setsockopt", "iiii", sys_setsockopt},
+    {"send", "ibi", sys_send},           {"recv", "ibi", sys_recv},
+    {"bindNetlink", "ii", sys_bind_netlink}, {"bindUnix", "is", sys_bind_unix},
+    {"connectUnix", "is", sys_connect_unix}, {"sendToUnix", "isb", sys_sendto_unix},
+    {"unixName", "ib", sys_unix_name},   {"poll", "bi", sys_poll},
+    {"sendDetached", "ibbiii", sys_send_detached},
     {"bpfArray", "i", sys_bpf_array},    {"bpfLoad", "ib", sys_bpf_load},
 };
 const size_t sys_function_count = sizeof sys_functions / sizeof *sys_functions;
