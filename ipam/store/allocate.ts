@@ -89,17 +89,19 @@ function takeAny(db: SqlHandle, key: AttachmentKey, want: EniWant, nowMs: number
     () => `AND EXISTS (SELECT 1 FROM address a WHERE a.pool = 'eni' AND a.eni_id = e.id AND a.family = ?
                          AND a.state = 'idle' AND a.cool_until_ms <= ?)`,
   );
-  const enis = db.all(
-    `SELECT e.id, e.route_slot, (SELECT count(*) FROM address u WHERE u.pool = 'eni' AND u.eni_id = e.id AND u.state = 'allocated') AS pods,
-            (SELECT value FROM fact WHERE name = 'eni_pick') AS pick
-       FROM eni e WHERE e.state = 'ready' AND ${eni.sql} ${hasIdle.join(" ")}`,
-    [...eni.params, ...want.families.flatMap((family) => [family, nowMs])],
-  );
+  const allocated = "FROM address u WHERE u.pool = 'eni' AND u.eni_id = e.id AND u.state = 'allocated'";
   // A whole ENI is one pod's: of another stack before, it may hold the other family's address alone.
   const whole = want.only?.kinds !== undefined && !want.only.kinds.includes("shared");
-  const [best] = enis.filter((e) => !whole || e.pods === 0).toSorted(byPods);
-  if (best === undefined) return poolEmpty(db, want, nowMs);
-  const eniId = String(best.id);
+  // id is of the row with the maximum (SQLite: "bare columns in an aggregate query"). Of equals, the first slot.
+  const best = db.get(
+    `SELECT e.id, max((SELECT count(*) ${allocated}) *
+              CASE (SELECT value FROM fact WHERE name = 'eni_pick') WHEN 'fewest' THEN -1000000 ELSE 1000000 END - e.route_slot)
+       FROM eni e WHERE e.state = 'ready' AND ${eni.sql} ${hasIdle.join(" ")}
+        ${whole ? `AND NOT EXISTS (SELECT 1 ${allocated})` : ""}`,
+    [...eni.params, ...want.families.flatMap((family) => [family, nowMs])],
+  );
+  const eniId = textOf(best?.id);
+  if (eniId === undefined) return poolEmpty(db, want, nowMs);
   const leases = want.families.map((family) => {
     const lease = idleOn(db, eniId, family, nowMs);
     // The ENI was chosen for having one, in this same transaction.
@@ -107,11 +109,6 @@ function takeAny(db: SqlHandle, key: AttachmentKey, want: EniWant, nowMs: number
     return lease;
   });
   return { kind: "assigned", leases: take(db, key, leases, nowMs) };
-}
-
-function byPods(a: SqlRow, b: SqlRow): number {
-  const more = Number(b.pods) - Number(a.pods);
-  return (a.pick === "fewest" ? -more : more) || Number(a.route_slot) - Number(b.route_slot);
 }
 
 function poolEmpty(db: SqlHandle, want: EniWant, nowMs: number): Allocation {

@@ -1,10 +1,10 @@
 /** `Sys` and SQLite on Node: the agent, the CLI and the tests. Not for engine-neutral code. */
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
-import { DatabaseSync } from "node:sqlite";
+import { DatabaseSync, type StatementSync } from "node:sqlite";
 import { fileURLToPath } from "node:url";
 import type { RawSys } from "./raw.ts";
-import { SqlError, type SqlHandle, type SqlOpen, type SqlRow } from "./sql.ts";
+import { SqlError, type SqlHandle, type SqlOpen, type SqlRow, type SqlValue } from "./sql.ts";
 import { createSys } from "./sys.ts";
 
 interface NativeModule extends RawSys {
@@ -49,6 +49,26 @@ function guard<T>(work: () => T): T {
   }
 }
 
+interface Prepared {
+  readonly statement: StatementSync;
+  readonly toRow: (values: readonly SqlValue[]) => SqlRow;
+}
+
+/** Rows come as arrays and are named here: node:sqlite makes a hidden class for each row that it names itself. */
+function prepareRows(db: DatabaseSync, sql: string): Prepared {
+  const statement = db.prepare(sql);
+  statement.setReturnArrays(true);
+  const names = statement.columns().map((column) => column.name);
+  const toRow = (values: readonly SqlValue[]) => {
+    const row: Record<string, SqlValue> = {};
+    names.forEach((name, i) => {
+      row[name] = values[i] ?? null;
+    });
+    return row;
+  };
+  return { statement, toRow };
+}
+
 /** SQLite on Node's built-in module. */
 export const openNodeSql: SqlOpen = (path) => {
   const db = guard(() => new DatabaseSync(path, { enableForeignKeyConstraints: false, timeout: 5000 }));
@@ -57,21 +77,25 @@ export const openNodeSql: SqlOpen = (path) => {
   } catch {
     // It reads the file: a damaged one is left to the first statement to find. Without it SQLite syncs more than needed.
   }
-  const statements = new Map<string, ReturnType<DatabaseSync["prepare"]>>();
+  const statements = new Map<string, Prepared>();
   const prepare = (sql: string) => {
-    let statement = statements.get(sql);
-    if (statement === undefined) {
-      statement = db.prepare(sql);
-      statements.set(sql, statement);
+    let prepared = statements.get(sql);
+    if (prepared === undefined) {
+      prepared = prepareRows(db, sql);
+      statements.set(sql, prepared);
     }
-    return statement;
+    return prepared;
+  };
+  const all = (sql: string, params: readonly SqlValue[]) => {
+    const { statement, toRow } = prepare(sql);
+    return (statement.all(...params) as unknown as SqlValue[][]).map(toRow);
   };
   const handle: SqlHandle = {
     exec: (sql) => guard(() => db.exec(sql)),
-    run: (sql, params = []) => guard(() => Number(prepare(sql).run(...params).changes)),
+    run: (sql, params = []) => guard(() => Number(prepare(sql).statement.run(...params).changes)),
     // all()[0] and not get(): a statement with RETURNING must run to its end.
-    get: (sql, params = []) => guard(() => prepare(sql).all(...params)[0] as SqlRow | undefined),
-    all: (sql, params = []) => guard(() => prepare(sql).all(...params) as unknown as readonly SqlRow[]),
+    get: (sql, params = []) => guard(() => all(sql, params)[0]),
+    all: (sql, params = []) => guard(() => all(sql, params)),
     close() {
       statements.clear();
       db.close();
