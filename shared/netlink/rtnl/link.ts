@@ -212,6 +212,18 @@ export function isRunning(payload: Uint8Array): boolean {
   return (readU32(payload, 8) & L.IFF_RUNNING) !== 0;
 }
 
+/** What {@link parseLink} reads. A link has some fifty. */
+const LINK_ATTRIBUTES: ReadonlySet<number> = new Set([
+  L.IFLA_IFNAME,
+  L.IFLA_MTU,
+  L.IFLA_ADDRESS,
+  L.IFLA_LINK,
+  L.IFLA_MASTER,
+  L.IFLA_LINK_NETNSID,
+  L.IFLA_IFALIAS,
+  L.IFLA_LINKINFO,
+]);
+
 /** @throws {MalformedNetlink} */
 export function parseLink(payload: Uint8Array): Link {
   if (payload.length < IFINFOMSG_BYTES) throw new MalformedNetlink("ifinfomsg is cut off", 0);
@@ -224,7 +236,7 @@ export function parseLink(payload: Uint8Array): Link {
   let masterIndex: number | undefined;
   let linkNetnsId: number | undefined;
   let vlanId: number | undefined;
-  eachAttribute(payload, IFINFOMSG_BYTES, (type, value) => {
+  const read = (type: number, value: Uint8Array) => {
     if (type === L.IFLA_IFNAME) name = readString(value);
     else if (type === L.IFLA_MTU) mtuBytes = readU32(value, 0);
     else if (type === L.IFLA_ADDRESS) mac = value;
@@ -242,7 +254,8 @@ export function parseLink(payload: Uint8Array): Link {
         }
       });
     }
-  });
+  };
+  eachAttribute(payload, IFINFOMSG_BYTES, read, LINK_ATTRIBUTES);
   return {
     index: linkIndexOf(payload),
     name,

@@ -62,18 +62,21 @@ export function parseMessages(bytes: Uint8Array): Message[] {
  * Calls `visit` with each attribute's type (without flags) and value. @throws {MalformedNetlink}
  *
  * @param start Where the attributes begin: the size of the family header.
+ * @param only Of a message with dozens of attributes, those that are wanted: no view is made of the others.
  */
 export function eachAttribute(
   bytes: Uint8Array,
   start: number,
   visit: (type: number, value: Uint8Array) => void,
+  only?: ReadonlySet<number>,
 ): void {
   let at = start;
   while (at + 4 <= bytes.length) {
     const length = readU16(bytes, at);
     if (length < 4 || at + length > bytes.length)
       throw new MalformedNetlink(`attribute ${readU16(bytes, at + 2)} has length ${length}`, at);
-    visit(readU16(bytes, at + 2) & NLA_TYPE_MASK, bytes.subarray(at + 4, at + length));
+    const type = readU16(bytes, at + 2) & NLA_TYPE_MASK;
+    if (only === undefined || only.has(type)) visit(type, bytes.subarray(at + 4, at + length));
     at += (length + 3) & ~3;
   }
 }
