@@ -393,6 +393,20 @@ function address(ns: Netns, dev: string, cidr: string): void {
   runTool("ip", ["-n", ns.name, "link", "set", dev, "up"]);
 }
 
+/** An ENI of the node, eni0, and the namespace at its other end, far0. */
+function newEni(): Netns {
+  const far = newSpace();
+  far.nl.apply([newLink({ kind: "veth", name: "far0", peer: { name: "eni0", netnsFd: node.fd } })]);
+  runTool("ip", ["-n", node.name, "link", "set", "eni0", "up"]);
+  return far;
+}
+
+/** As terway-ipvlan and terway-trunk do: the link is the pod's from the beginning. */
+function childOfEni(pod: Netns, ...type: string[]): void {
+  const parts = ["link", "add", "link", "eni0", "name", "eth0", "netns", pod.name, "type", ...type];
+  runTool("ip", ["-n", node.name, ...parts]);
+}
+
 describe("a link that has no end on the node", () => {
   it("is held to its rates inside of the pod, and is free again afterwards", async () => {
     const [pod, far] = [newSpace(), newSpace()];
@@ -402,33 +416,39 @@ describe("a link that has no end on the node", () => {
     await heldInside(pod, far);
   }, 120_000);
 
+  // UDP: an emulated machine stops now and then, and TCP takes that for congestion.
+  const udp = { udpBits: 12 * M };
+
   it("and so is an IPvlan child of the node's ENI", { ...needs("ipvlan"), timeout: patient(120_000) }, async () => {
-    const [pod, far] = [newSpace(), newSpace()];
-    far.nl.apply([newLink({ kind: "veth", name: "far0", peer: { name: "eni0", netnsFd: node.fd } })]);
+    const [pod, far] = [newSpace(), newEni()];
     address(far, "far0", "10.78.0.1/24");
-    runTool("ip", ["-n", node.name, "link", "set", "eni0", "up"]);
-    // As terway-ipvlan does; the link is the pod's from the beginning.
-    const parts = ["link", "add", "link", "eni0", "name", "eth0", "netns", pod.name, "type", "ipvlan", "mode", "l2"];
-    runTool("ip", ["-n", node.name, ...parts]);
+    childOfEni(pod, "ipvlan", "mode", "l2");
     address(pod, "eth0", "10.78.0.2/24");
-    // UDP: an emulated machine stops now and then, and TCP takes that for congestion.
-    await heldInside(pod, far, { udpBits: 12 * M });
+    await heldInside(pod, far, udp);
+  });
+
+  it("and so is a member's VLAN on a trunk ENI", { ...needs("vlan"), timeout: patient(120_000) }, async () => {
+    const [pod, far] = [newSpace(), newEni()];
+    const ip = (...args: string[]) => runTool("ip", ["-n", far.name, "link", ...args]);
+    ip("set", "far0", "up");
+    ip("add", "link", "far0", "name", "far0.7", "type", "vlan", "id", "7");
+    address(far, "far0.7", "10.78.0.1/24");
+    childOfEni(pod, "vlan", "id", "7");
+    address(pod, "eth0", "10.78.0.2/24");
+    await heldInside(pod, far, udp);
   });
 });
 
 describe("IPvlan children of one ENI", { ...needs("ipvlan"), timeout: patient(60_000) }, () => {
   it("send in order of their priority when the ENI is full", async () => {
-    const far = newSpace();
-    far.nl.apply([newLink({ kind: "veth", name: "far0", peer: { name: "eni0", netnsFd: node.fd } })]);
+    const far = newEni();
     address(far, "far0", "10.78.0.1/24");
-    runTool("ip", ["-n", node.name, "link", "set", "eni0", "up"]);
     const rules = [{ interface: "eni0", classId: 1, rate: 10 * M, ceil: 10 * M }];
     expect(applyEniQos(sys, node.nl, "eni0", true, rules)).toBe("changed");
     expect(applyEniQos(sys, node.nl, "eni0", true, rules)).toBe("right");
     const flows = (["best-effort", "guaranteed"] as const).map((priority, i) => {
       const pod = newSpace();
-      const parts = ["link", "add", "link", "eni0", "name", "eth0", "netns", pod.name, "type", "ipvlan", "mode", "l2"];
-      runTool("ip", ["-n", node.name, ...parts]);
+      childOfEni(pod, "ipvlan", "mode", "l2");
       address(pod, "eth0", `10.78.0.${i + 2}/24`);
       const s = socketsOf(pod);
       const found = findShapedLinks(s, "eth0");
