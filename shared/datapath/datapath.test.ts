@@ -22,7 +22,7 @@ import {
   uplinkMac,
   vethEndOf,
 } from "./pod-link.ts";
-import { childIndex, uplinkRequests } from "./uplink.ts";
+import { uplinkRequests } from "./uplink.ts";
 import { hostProblems, type KernelView, podProblems } from "./verify.ts";
 
 const SHARED: PodLink = {
@@ -76,6 +76,7 @@ function linkOf(index: number, name: string, mac: string, more: Partial<Link> = 
     masterIndex: undefined,
     linkNetnsId: undefined,
     vlanId: undefined,
+    alias: "",
     ...more,
   };
 }
@@ -202,22 +203,12 @@ describe("several interfaces in a pod", () => {
 describe("making an uplink", () => {
   it.each([
     ["eni", /if9 down.*if9/s],
-    ["ipvlan", /add eth0 type ipvlan/],
-    ["vlan", /add eth0 type vlan/],
+    ["ipvlan", /add new0? type ipvlan/],
+    ["vlan", /add new0? type vlan/],
   ] as const)("%s", (kind, expected) => {
     const link = withUplink(uplink(kind));
     const commands = uplinkRequests(link, link.uplink as Uplink, 9, 5).map((r) => r.describe());
     expect(commands.join("\n")).toMatch(expected);
-  });
-});
-
-describe("the ifindex of an ENI's child", () => {
-  it("is one attachment's alone, above what a namespace counts to and below 2^31", () => {
-    const of = (hostIfname: string) => childIndex({ hostIfname });
-    const all = ["calu0123456789a", "calu0123456789b", "calu00000000000", "califffffffffff"].map(of);
-    expect(all.every((index) => Number.isInteger(index) && index >= 2 ** 30 && index < 2 ** 31)).toBe(true);
-    expect(new Set(all).size).toBe(all.length);
-    expect(of("calu0123456789a")).toBe(all[0]);
   });
 });
 

@@ -5,33 +5,38 @@ import { newLink, setLink } from "../netlink/rtnl/link.ts";
 import { IPVLAN_MODE_L2 } from "../netlink/uapi/if-link.ts";
 import type { PodLink, Uplink } from "./pod-link.ts";
 
-/** No namespace counts so far by itself. */
-const CHILD_INDEX_BASE = 2 ** 30;
-
 /**
- * The ifindex of a child of an ENI (IPvlan, VLAN). It is what the child is known by, whatever its name and MAC; and asked
- * for by an index, a link gets its final name at once. Otherwise the kernel looks for the name also in the namespace of
- * whoever asks, where there is an eth0 too (rtnl_newlink() before Linux 6.13), and a change of name afterwards is an RCU
- * grace period with rtnl_lock held: some 20 ms before Linux 6.9 (dev_change_name()).
+ * What a child of an ENI is called until it has its name: the kernel looks for a new link's name also in the namespace of
+ * whoever asks, where there is an eth0 too (rtnl_newlink() before Linux 6.13).
  */
-export function childIndex({ hostIfname }: Pick<PodLink, "hostIfname">): number {
-  return CHILD_INDEX_BASE + (Number.parseInt(hostIfname.slice(4), 16) % CHILD_INDEX_BASE);
+export function newbornName(link: PodLink): string {
+  return `new${link.hostIfname.slice(4)}`;
 }
 
 /**
- * On the node's socket: the uplink comes to be in the pod under its name, down; a child with {@link childIndex}.
+ * On the node's socket: the uplink comes to be in the pod, down; an ENI under its name, a child as {@link newbornName}.
  *
  * @param parentIndex Of the link with `parentMac`.
  */
 export function uplinkRequests(link: PodLink, uplink: Uplink, parentIndex: number, podNetnsFd: number): Request[] {
-  const { mtuBytes, podIfname: name } = link;
-  const child = { name, index: childIndex(link), mtuBytes, netnsFd: podNetnsFd, parentIndex };
+  const { mtuBytes } = link;
+  const name = uplink.kind === "eni" ? link.podIfname : newbornName(link);
   switch (uplink.kind) {
     case "ipvlan":
       // It has its parent's MAC.
-      return [newLink({ kind: "ipvlan", ...child, mode: IPVLAN_MODE_L2 })];
+      return [newLink({ kind: "ipvlan", name, mtuBytes, netnsFd: podNetnsFd, parentIndex, mode: IPVLAN_MODE_L2 })];
     case "vlan":
-      return [newLink({ kind: "vlan", ...child, vlanId: uplink.vlanId ?? 0, mac: parseMac(uplink.mac) })];
+      return [
+        newLink({
+          kind: "vlan",
+          name,
+          mtuBytes,
+          netnsFd: podNetnsFd,
+          parentIndex,
+          vlanId: uplink.vlanId ?? 0,
+          mac: parseMac(uplink.mac),
+        }),
+      ];
     case "eni":
       return [
         setLink({ index: parentIndex, up: false }),
