@@ -1,6 +1,7 @@
 /** What the kernel refuses, as CNI failures; and working in a pod's namespace. */
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { formatMac } from "../../shared/net/mac.ts";
+import { findLink } from "../../shared/netlink/find-link.ts";
 import { getLink, type Link, parseLink } from "../../shared/netlink/rtnl/link.ts";
 import { NetlinkError, type NetlinkSocket } from "../../shared/netlink/socket.ts";
 import { CLONE_NEWNET } from "../../shared/sys/linux.ts";
@@ -57,7 +58,6 @@ export function ownLinkOf(mac: string, links: readonly Link[]): Link | undefined
 
 /** @param ifname Its name when last seen: one link is asked for before those of all pods are listed. */
 export function findByMac(nl: NetlinkSocket, mac: string, ifname?: string): Link | undefined {
-  const [named] = ifname === undefined ? [] : nl.transact([getLink({ name: ifname })]);
-  const found = named?.ok && named.replies[0] ? ownLinkOf(mac, [parseLink(named.replies[0])]) : undefined;
-  return found ?? ownLinkOf(mac, nl.dump(getLink()).map(parseLink));
+  const named = ifname === undefined ? undefined : findLink(nl, { name: ifname });
+  return ownLinkOf(mac, named ? [named] : []) ?? ownLinkOf(mac, nl.dump(getLink()).map(parseLink));
 }

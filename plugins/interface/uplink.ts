@@ -1,12 +1,13 @@
 /** A pod's own way into the VPC, in the kernel: making it, and taking it back. */
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { type PodLink, podRules, type Uplink } from "../../shared/datapath/pod-link.ts";
-import { newbornName, returnRequests, uplinkRequests } from "../../shared/datapath/uplink.ts";
+import { childIndex, isChildIndex, returnRequests, uplinkRequests } from "../../shared/datapath/uplink.ts";
 import { parseIp } from "../../shared/net/ip.ts";
 import { formatMac } from "../../shared/net/mac.ts";
+import { findLink } from "../../shared/netlink/find-link.ts";
 import { accepting } from "../../shared/netlink/request.ts";
 import { delAddress } from "../../shared/netlink/rtnl/address.ts";
-import { delLink, getLink, type Link, parseLink, setLink } from "../../shared/netlink/rtnl/link.ts";
+import { delLink, setLink } from "../../shared/netlink/rtnl/link.ts";
 import { delRule } from "../../shared/netlink/rtnl/rule.ts";
 import {
   encodeRequests,
@@ -15,6 +16,7 @@ import {
   openNetlink,
   type Refusal,
 } from "../../shared/netlink/socket.ts";
+import { readU32 } from "../../shared/netlink/wire/reader.ts";
 import { CLOCK_MONOTONIC } from "../../shared/sys/linux.ts";
 import { DETACHED_FD, type Sys } from "../../shared/sys/sys.ts";
 import { findByMac, inKernel, noLink, notOurs } from "./in-kernel.ts";
@@ -44,14 +46,15 @@ export function makeUplink(
 ): void {
   const deadline = sys.clock(CLOCK_MONOTONIC) + WAIT_MS;
   if (uplink.kind === "eni" && !isLeft) awaitDeparture(sys, pod, link, uplink, deadline);
-  for (const found of linksNamed(pod, [link.podIfname, newbornName(link)])) {
-    if (uplink.kind === "eni" ? formatMac(found.mac) !== uplink.mac : !isChildOf(found, link))
-      throw notOurs(found.name);
-    if (uplink.kind === "eni") {
-      resetUplink(pod, link, found.index);
-      return;
-    }
-    pod.apply([delLink({ index: found.index })]);
+  const found = findLink(pod, { name: link.podIfname });
+  if (found && uplink.kind === "eni") {
+    if (formatMac(found.mac) !== uplink.mac) throw notOurs(found.name);
+    resetUplink(pod, link, found.index);
+    return;
+  }
+  if (found) {
+    if (!isChildIndex(found.index)) throw notOurs(found.name);
+    pod.apply([accepting(delLink({ index: found.index }), "ENODEV")]);
   }
   const findParent = () => findByMac(host, uplink.parentMac, uplink.eniIfname ?? uplink.parentIfname);
   let parent = findParent();
@@ -60,7 +63,7 @@ export function makeUplink(
     parent = findParent();
   }
   if (parent === undefined) throw noLink(`the ENI with MAC ${uplink.parentMac}`);
-  const requests = uplinkRequests(link, uplink, parent.index, netns.fd);
+  const requests = uplinkRequests(link, uplink, parent.index, netns.fd, childIndex(readU32(sys.randomBytes(4), 0)));
   for (;;) {
     const refused = host.transact(requests).find((outcome) => !outcome.ok);
     if (refused === undefined) break;
@@ -71,17 +74,14 @@ export function makeUplink(
     }
     throw refusal.errno === "EOPNOTSUPP" ? notInKernel(uplink) : new NetlinkError(refusal);
   }
-  if (uplink.kind === "eni") return;
-  for (const newborn of linksNamed(pod, [newbornName(link)]))
-    pod.apply([setLink({ index: newborn.index, name: link.podIfname, alias: link.hostIfname })]);
 }
 
 function awaitDeparture(sys: Sys, pod: NetlinkSocket, link: PodLink, uplink: Uplink, deadline: number): void {
-  while (
-    linksNamed(pod, [link.podIfname]).some((found) => formatMac(found.mac) === uplink.mac) &&
-    sys.clock(CLOCK_MONOTONIC) < deadline
-  )
-    sys.pollIn([], LOOK_MS);
+  const isThere = () => {
+    const found = findLink(pod, { name: link.podIfname });
+    return found !== undefined && formatMac(found.mac) === uplink.mac;
+  };
+  while (isThere() && sys.clock(CLOCK_MONOTONIC) < deadline) sys.pollIn([], LOOK_MS);
 }
 
 /** An ENI as it was when it came into the pod. */
@@ -95,17 +95,6 @@ function resetUplink(pod: NetlinkSocket, link: PodLink, linkIndex: number): void
       ),
     ),
   ]);
-}
-
-function linksNamed(nl: NetlinkSocket, names: readonly string[]): Link[] {
-  return nl
-    .transact(names.map((name) => getLink({ name })))
-    .flatMap((found) => (found.ok && found.replies[0] ? [parseLink(found.replies[0])] : []));
-}
-
-/** A child of an ENI is known by its alias: name, kind and MAC may be another's, too. */
-function isChildOf(found: Link, link: PodLink): boolean {
-  return found.name === newbornName(link) || found.alias === link.hostIfname;
 }
 
 function notInKernel({ kind }: Uplink): CniFailure {
@@ -150,9 +139,9 @@ function removeFromPod(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: Pod
 
 /** The name and the VLAN id are free a moment later; an ADD that wants them waits. */
 function deleteChild(sys: Sys, pod: NetlinkSocket, link: PodLink): void {
-  for (const found of linksNamed(pod, [link.podIfname, newbornName(link)]))
-    if (isChildOf(found, link))
-      sys.close(sys.sendDetached(pod.fd, encodeRequests([delLink({ index: found.index })])).reportFd);
+  const found = findLink(pod, { name: link.podIfname });
+  if (found && isChildIndex(found.index))
+    sys.close(sys.sendDetached(pod.fd, encodeRequests([delLink({ index: found.index })])).reportFd);
 }
 
 /**
@@ -167,7 +156,7 @@ function returnEni(sys: Sys, host: NetlinkSocket, pod: NetlinkSocket, netns: Pod
     return;
   }
   const { eniIfname: name } = uplink;
-  const isFree = name !== undefined && host.transact([getLink({ name })])[0]?.ok === false;
+  const isFree = name !== undefined && findLink(host, { name }) === undefined;
   const requests = returnRequests(found.index, DETACHED_FD, isFree ? name : "eth%d");
   sys.close(sys.sendDetached(pod.fd, encodeRequests(requests), { keepFd: netns.ownFd }).reportFd);
 }

@@ -22,7 +22,7 @@ import {
   uplinkMac,
   vethEndOf,
 } from "./pod-link.ts";
-import { uplinkRequests } from "./uplink.ts";
+import { childIndex, isChildIndex, uplinkRequests } from "./uplink.ts";
 import { hostProblems, type KernelView, podProblems } from "./verify.ts";
 
 const SHARED: PodLink = {
@@ -76,7 +76,6 @@ function linkOf(index: number, name: string, mac: string, more: Partial<Link> = 
     masterIndex: undefined,
     linkNetnsId: undefined,
     vlanId: undefined,
-    alias: "",
     ...more,
   };
 }
@@ -203,12 +202,23 @@ describe("several interfaces in a pod", () => {
 describe("making an uplink", () => {
   it.each([
     ["eni", /if9 down.*if9/s],
-    ["ipvlan", /add new0? type ipvlan/],
-    ["vlan", /add new0? type vlan/],
+    ["ipvlan", /add eth0 type ipvlan/],
+    ["vlan", /add eth0 type vlan/],
   ] as const)("%s", (kind, expected) => {
     const link = withUplink(uplink(kind));
-    const commands = uplinkRequests(link, link.uplink as Uplink, 9, 5).map((r) => r.describe());
+    const commands = uplinkRequests(link, link.uplink as Uplink, 9, 5, childIndex(7)).map((r) => r.describe());
     expect(commands.join("\n")).toMatch(expected);
+  });
+});
+
+describe("the ifindex of an ENI's child", () => {
+  it.each([0, 1, 2 ** 30 - 1, 2 ** 30, 2 ** 32 - 1])("is told from the kernel's own, and an int (%i)", (random) => {
+    const index = childIndex(random);
+    expect(index).toBeLessThan(2 ** 31);
+    expect(isChildIndex(index)).toBe(true);
+  });
+  it("is not what a namespace counts to", () => {
+    expect([1, 2, 65_536, 2 ** 30 - 1].some(isChildIndex)).toBe(false);
   });
 });
 

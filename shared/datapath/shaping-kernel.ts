@@ -1,6 +1,7 @@
 /** Finds, reads and changes what limits a pod. Decides nothing: the steps come from shaping.ts. */
 import type { PodLimits } from "../config/pod-limits.ts";
 import { deleteLink } from "../netlink/delete-link.ts";
+import { findLink } from "../netlink/find-link.ts";
 import { accepting, type Request } from "../netlink/request.ts";
 import { getLink, type Link, newLink, parseLink } from "../netlink/rtnl/link.ts";
 import { getNetnsId, parseNetnsId } from "../netlink/rtnl/netns-id.ts";
@@ -84,21 +85,13 @@ export function shapingOf({ datapath, pod, host }: ShapedLinks, limits: PodLimit
   return { version: 1, datapath, podIfname: pod.name, ...(host ? { hostIfname: host.name } : {}), limits };
 }
 
-function linkOf(nl: NetlinkSocket, which: { readonly name: string } | { readonly index: number }): Link | undefined {
-  const [found] = nl.transact([getLink(which)]);
-  if (found === undefined) return undefined;
-  if (found.ok) return found.replies[0] && parseLink(found.replies[0]);
-  if (found.refusal.errno === "ENODEV") return undefined;
-  throw new NetlinkError(found.refusal);
-}
-
 /**
  * The pod's interface and, of a veth, its end in the node's namespace: whoever made it.
  *
  * @returns undefined when the pod has no such interface.
  */
 export function findShapedLinks(s: ShapingSockets, podIfname: string): ShapedLinks | undefined {
-  const pod = linkOf(s.pod, { name: podIfname });
+  const pod = findLink(s.pod, { name: podIfname });
   if (pod === undefined) return undefined;
   const host = pod.kind === "veth" && pod.parentIndex !== undefined ? peerOf(s, pod, pod.parentIndex) : undefined;
   return { datapath: host ? "veth" : "pod", pod, host };
@@ -127,7 +120,7 @@ function readLink(nl: NetlinkSocket, index: number): LinkState {
 }
 
 export function readShaping(s: ShapingSockets, links: ShapedLinks): ShapingState {
-  const ifb = links.host ? undefined : linkOf(s.pod, { name: ifbNameOf(links.pod.name) });
+  const ifb = links.host ? undefined : findLink(s.pod, { name: ifbNameOf(links.pod.name) });
   return {
     mtuBytes: links.pod.mtuBytes,
     pod: readLink(s.pod, links.pod.index),
@@ -220,7 +213,7 @@ function refuseConflicts(differences: readonly Difference[], where: string): voi
 function ensureIfb(s: ShapingSockets, podIfname: string): number {
   const name = ifbNameOf(podIfname);
   transact(s.pod, [accepting(newLink({ kind: "ifb", name }), "EEXIST")]);
-  const ifb = linkOf(s.pod, { name });
+  const ifb = findLink(s.pod, { name });
   if (ifb === undefined) throw new ShapingError("no-link", `${name} vanished while it was set up`, "try again");
   transact(s.pod, [ifbUp(ifb.index)]);
   return ifb.index;

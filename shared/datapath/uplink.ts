@@ -5,38 +5,47 @@ import { newLink, setLink } from "../netlink/rtnl/link.ts";
 import { IPVLAN_MODE_L2 } from "../netlink/uapi/if-link.ts";
 import type { PodLink, Uplink } from "./pod-link.ts";
 
+/** No namespace counts so far by itself. */
+const CHILD_INDEX_BASE = 2 ** 30;
+
 /**
- * What a child of an ENI is called until it has its name: the kernel looks for a new link's name also in the namespace of
- * whoever asks, where there is an eth0 too (rtnl_newlink() before Linux 6.13).
+ * An ifindex for a new child of an ENI (IPvlan, VLAN). Asked for by an index, a link gets its final name at once.
+ * Otherwise the kernel looks for the name also in the namespace of whoever asks, where there is an eth0 too
+ * (rtnl_newlink() before Linux 6.13), and a change of name afterwards is an RCU grace period with rtnl_lock held: some
+ * 20 ms before Linux 6.9 (dev_change_name()).
+ *
+ * @param random Each child has an index of its own: a DEL does not wait for its request to delete the one before.
  */
-export function newbornName(link: PodLink): string {
-  return `new${link.hostIfname.slice(4)}`;
+export function childIndex(random: number): number {
+  return CHILD_INDEX_BASE + (random % CHILD_INDEX_BASE);
+}
+
+/** What a child of ours is told by in its pod: name, kind and MAC may be another's, too. */
+export function isChildIndex(index: number): boolean {
+  return index >= CHILD_INDEX_BASE;
 }
 
 /**
- * On the node's socket: the uplink comes to be in the pod, down; an ENI under its name, a child as {@link newbornName}.
+ * On the node's socket: the uplink comes to be in the pod under its name, down.
  *
  * @param parentIndex Of the link with `parentMac`.
+ * @param newIndex Of a child: a {@link childIndex}.
  */
-export function uplinkRequests(link: PodLink, uplink: Uplink, parentIndex: number, podNetnsFd: number): Request[] {
-  const { mtuBytes } = link;
-  const name = uplink.kind === "eni" ? link.podIfname : newbornName(link);
+export function uplinkRequests(
+  link: PodLink,
+  uplink: Uplink,
+  parentIndex: number,
+  podNetnsFd: number,
+  newIndex: number,
+): Request[] {
+  const { mtuBytes, podIfname: name } = link;
+  const child = { name, index: newIndex, mtuBytes, netnsFd: podNetnsFd, parentIndex };
   switch (uplink.kind) {
     case "ipvlan":
       // It has its parent's MAC.
-      return [newLink({ kind: "ipvlan", name, mtuBytes, netnsFd: podNetnsFd, parentIndex, mode: IPVLAN_MODE_L2 })];
+      return [newLink({ kind: "ipvlan", ...child, mode: IPVLAN_MODE_L2 })];
     case "vlan":
-      return [
-        newLink({
-          kind: "vlan",
-          name,
-          mtuBytes,
-          netnsFd: podNetnsFd,
-          parentIndex,
-          vlanId: uplink.vlanId ?? 0,
-          mac: parseMac(uplink.mac),
-        }),
-      ];
+      return [newLink({ kind: "vlan", ...child, vlanId: uplink.vlanId ?? 0, mac: parseMac(uplink.mac) })];
     case "eni":
       return [
         setLink({ index: parentIndex, up: false }),

@@ -89,8 +89,8 @@ describe("decode(encode(x)) is x", () => {
       fc.tuple(fc.uint8Array({ minLength: 6, maxLength: 6 }), fc.integer({ min: 68, max: 65535 }), fc.nat(4094)),
       ([mac, mtuBytes, vlanId]) => {
         expect(
-          parseLink(encode(newLink({ kind: "vlan", name: "v0", mac, mtuBytes, parentIndex: 7, vlanId }))),
-        ).toMatchObject({ name: "v0", mac, mtuBytes, kind: "vlan", parentIndex: 7, vlanId });
+          parseLink(encode(newLink({ kind: "vlan", name: "v0", index: 9, mac, mtuBytes, parentIndex: 7, vlanId }))),
+        ).toMatchObject({ name: "v0", index: 9, mac, mtuBytes, kind: "vlan", parentIndex: 7, vlanId });
         expect(parseLink(encode(newLink({ kind: "veth", name: "a", mac, peer: { name: "b" } })))).toMatchObject({
           name: "a",
           mac,

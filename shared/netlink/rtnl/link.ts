@@ -12,6 +12,8 @@ export const IFINFOMSG_BYTES = 16;
 
 interface LinkAttributes {
   readonly name?: string;
+  /** Of a new link; the kernel chooses one otherwise. */
+  readonly index?: number;
   /** 6 bytes. */
   readonly mac?: Uint8Array;
   readonly mtuBytes?: number;
@@ -74,7 +76,7 @@ function writeKind(w: Writer, spec: LinkSpec): void {
   if (spec.kind === "veth") {
     const data = w.beginNest(L.IFLA_INFO_DATA);
     const peer = w.beginNest(L.VETH_INFO_PEER);
-    header(w, 0, 0, 0);
+    header(w, spec.peer.index ?? 0, 0, 0);
     attributes(w, spec.peer);
     w.endNest(peer);
     w.endNest(data);
@@ -101,7 +103,7 @@ export function newLink(spec: LinkSpec): Request {
     type: RTM_NEWLINK,
     flags: NLM_F_CREATE | NLM_F_EXCL,
     write(w) {
-      header(w, 0, 0, 0);
+      header(w, spec.index ?? 0, 0, 0);
       attributes(w, spec);
       if ("parentIndex" in spec) w.attrU32(L.IFLA_LINK, spec.parentIndex);
       writeKind(w, spec);
@@ -117,8 +119,6 @@ export interface LinkChange {
   readonly name?: string;
   readonly mtuBytes?: number;
   readonly mac?: Uint8Array;
-  /** Any words; `ip link` shows them. */
-  readonly alias?: string;
   /** Moves it there; with `name`, under that name. */
   readonly netnsFd?: number;
   /** No IPv6 link-local address, so no DAD, MLD or router solicitation. The kernel refuses it at creation. */
@@ -127,14 +127,13 @@ export interface LinkChange {
 
 /** ip link set dev INDEX … */
 export function setLink(change: LinkChange): Request {
-  const { up, index, alias, noLinkLocal, ...rest } = change;
+  const { up, index, noLinkLocal, ...rest } = change;
   return {
     type: RTM_NEWLINK,
     flags: 0,
     write(w) {
       header(w, index, up ? L.IFF_UP : 0, up === undefined ? 0 : L.IFF_UP);
       attributes(w, rest);
-      if (alias !== undefined) w.attrString(L.IFLA_IFALIAS, alias);
       if (noLinkLocal) {
         const spec = w.beginNest(L.IFLA_AF_SPEC);
         const inet6 = w.beginNest(AF_INET6);
@@ -195,7 +194,6 @@ export interface Link {
   /** Namespace id of the peer or parent, when it is another one. */
   readonly linkNetnsId: number | undefined;
   readonly vlanId: number | undefined;
-  readonly alias: string;
 }
 
 export function isUp(link: Pick<Link, "flags">): boolean {
@@ -220,7 +218,6 @@ const LINK_ATTRIBUTES: ReadonlySet<number> = new Set([
   L.IFLA_LINK,
   L.IFLA_MASTER,
   L.IFLA_LINK_NETNSID,
-  L.IFLA_IFALIAS,
   L.IFLA_LINKINFO,
 ]);
 
@@ -231,7 +228,6 @@ export function parseLink(payload: Uint8Array): Link {
   let mtuBytes = 0;
   let mac = new Uint8Array(0) as Uint8Array;
   let kind = "";
-  let alias = "";
   let parentIndex: number | undefined;
   let masterIndex: number | undefined;
   let linkNetnsId: number | undefined;
@@ -243,7 +239,6 @@ export function parseLink(payload: Uint8Array): Link {
     else if (type === L.IFLA_LINK) parentIndex = readU32(value, 0);
     else if (type === L.IFLA_MASTER) masterIndex = readU32(value, 0);
     else if (type === L.IFLA_LINK_NETNSID) linkNetnsId = readU32(value, 0);
-    else if (type === L.IFLA_IFALIAS) alias = readString(value);
     else if (type === L.IFLA_LINKINFO) {
       eachAttribute(value, 0, (infoType, info) => {
         if (infoType === L.IFLA_INFO_KIND) kind = readString(info);
@@ -267,7 +262,6 @@ export function parseLink(payload: Uint8Array): Link {
     masterIndex,
     linkNetnsId,
     vlanId,
-    alias,
   };
 }
 
