@@ -1,4 +1,5 @@
 /** Bringing a store to this program's schema. */
+import { hash128 } from "../../shared/net/hash.ts";
 import { SqlError, type SqlHandle } from "../../shared/sys/sql.ts";
 import { MIGRATIONS, type Migration } from "./schema.ts";
 import { inTransaction } from "./transaction.ts";
@@ -44,7 +45,22 @@ export function migrate(db: SqlHandle, migrations: readonly Migration[] = MIGRAT
       );
     }
     db.exec(`PRAGMA user_version=${migrations.length}`);
+    db.exec(`PRAGMA application_id=${layoutOf(db)}`);
   });
+}
+
+/**
+ * Tells stores whose schema is the same and lies on the same pages from all others: what an executable knows of one
+ * since it was built holds for the other. SQLite itself says when a schema changes later (`PRAGMA schema_version`).
+ *
+ * @returns A positive 31-bit number.
+ */
+function layoutOf(db: SqlHandle): number {
+  const rows = db.all("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema ORDER BY rowid");
+  const [a = 0, b = 0, c = 0, d = 0] = hash128(
+    JSON.stringify(rows.map((r) => [r.type, r.name, r.tbl_name, r.rootpage, r.sql])),
+  );
+  return 1 + (((a << 24) | (b << 16) | (c << 8) | d) & 0x3fff_ffff);
 }
 
 /** The text of every table is parsed anew by every plugin that starts: keep it short. */

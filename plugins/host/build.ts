@@ -6,11 +6,13 @@
  *   node plugins/host/build.ts --entry FILE.ts --out FILE     one executable of another program (tests)
  */
 import { spawnSync } from "node:child_process";
-import { existsSync, mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { basename, dirname, join, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { buildSync } from "esbuild";
+import { migrate } from "../../ipam/store/migrate.ts";
+import { openNodeSql } from "../../shared/sys/node.ts";
 
 export const PLUGINS = [
   "terway-ipam",
@@ -112,13 +114,14 @@ function kernelHeaders(work: string): string {
 function compileCommon(target: Target, work: string, includes: readonly string[]): string[] {
   const hint = `: install the Debian package ${target.aptPackage}`;
   const sources: readonly (readonly [string, readonly string[]])[] = [
-    [join(sqlite, "sqlite3.c"), ["-O2", "-w", ...SQLITE_OPTIONS.map((o) => `-D${o}`)]],
+    [join(native, "sqlite.c"), ["-O2", "-w", ...SQLITE_OPTIONS.map((o) => `-D${o}`)]],
     [join(native, "sys.c"), ["-O2", "-Wall", "-Wextra", "-Werror"]],
     [join(native, "quickjs.c"), ["-O2", "-Wall"]],
     [join(native, "quickjs_sql.c"), ["-O2", "-Wall"]],
     [join(root, "plugins/host/main.c"), ["-O2", "-Wall"]],
   ];
-  const headers = [join(native, "sys.h"), join(native, "quickjs_binding.h"), fileURLToPath(import.meta.url)];
+  const headers = ["sys.h", "quickjs_binding.h", "sqlite_schema.h"].map((name) => join(native, name));
+  headers.push(fileURLToPath(import.meta.url));
   return sources.map(([source, flags]) => {
     const object = join(work, `${source.split("/").pop()}.o`);
     if (!isNewer(object, [source, ...headers])) {
@@ -233,6 +236,15 @@ function buildProgram(source: string, name: string, tools: Toolchain, frozen: bo
   return frozenNow;
 }
 
+/** A store as a plugin would make it. */
+function emptyStore(path: string): string {
+  for (const suffix of ["", "-wal", "-shm"]) rmSync(path + suffix, { force: true });
+  const db = openNodeSql(path);
+  migrate(db);
+  db.close();
+  return path;
+}
+
 /** Links, lets the program stop before its main, and links again around what its memory then holds. */
 function freeze(
   file: (suffix: string) => string,
@@ -243,7 +255,7 @@ function freeze(
 ): boolean {
   const first = file("first");
   link(first, `.zero ${SNAPSHOT_ROOM_BYTES}`, bytecode);
-  const [command = first, ...args] = [...target.runWith, first, "--freeze"];
+  const [command = first, ...args] = [...target.runWith, first, "--freeze", emptyStore(file("store"))];
   const done = spawnSync(command, args, { maxBuffer: 2 * SNAPSHOT_ROOM_BYTES });
   if (done.error !== undefined && target.runWith.length > 0) return false; // no emulator: it starts from bytecode
   if (done.status !== 0 || done.stdout.length === 0)

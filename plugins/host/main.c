@@ -15,7 +15,7 @@
 
 #include "quickjs.h"
 #include "quickjs_binding.h"
-#include "sqlite3.h"
+#include "sqlite_schema.h"
 
 extern uint8_t snapshot_start[], snapshot_end[];
 extern const uint8_t program_start[], program_end[]; /* bytecode; of no use in a frozen build */
@@ -27,7 +27,7 @@ extern const uint8_t program_start[], program_end[]; /* bytecode; of no use in a
  */
 #define REGION_BYTES ((size_t)1 << 30) /* reserved address space, not memory */
 #define CLASSES 112
-#define POPULATE_BYTES ((size_t)128 << 10) /* what a call of ADD or DEL touches beside the snapshot */
+#define POPULATE_BYTES ((size_t)96 << 10) /* what a call of ADD or DEL touches beside the snapshot */
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23 /* include/uapi/asm-generic/mman-common.h */
 #endif
@@ -41,6 +41,7 @@ struct Header {
   JSRuntime *runtime;
   JSContext *context;
   struct FreeBlock *free_lists[CLASSES];
+  struct TerwaySchema store_schema;
 };
 #define HEADER ((struct Header *)snapshot_start)
 #define HEADER_BYTES ((sizeof(struct Header) + 15) & ~(size_t)15)
@@ -163,11 +164,18 @@ static JSContext *start_engine(void) {
   return ctx;
 }
 
-static int freeze(void) {
+/* @param store A store without content, for its schema. */
+static int freeze(const char *store) {
   region_next = snapshot_start + HEADER_BYTES;
   region_end = snapshot_end;
   JSContext *ctx = start_engine();
-  *HEADER = (struct Header){(uint64_t)(region_next - snapshot_start), JS_GetRuntime(ctx), ctx, {0}};
+  struct TerwaySchema schema;
+  int code = terway_schema_read(store, &schema);
+  if (code != SQLITE_OK) {
+    fprintf(stderr, "cannot read the schema of %s: %s\n", store, sqlite3_errstr(code));
+    return 66; /* EX_NOINPUT */
+  }
+  *HEADER = (struct Header){(uint64_t)(region_next - snapshot_start), JS_GetRuntime(ctx), ctx, {0}, schema};
   memcpy(HEADER->free_lists, free_lists, sizeof free_lists);
   return fwrite(snapshot_start, 1, HEADER->bytes, stdout) == HEADER->bytes && !fflush(stdout) ? 0 : 74; /* EX_IOERR */
 }
@@ -177,6 +185,7 @@ static JSContext *thaw(void) {
   madvise(snapshot_start, HEADER->bytes, MADV_POPULATE_WRITE); /* counting references writes to most of it */
   memcpy(free_lists, HEADER->free_lists, sizeof free_lists);
   JS_UpdateStackTop(HEADER->runtime);
+  terway_known_schema = HEADER->store_schema;
   return HEADER->context;
 }
 
@@ -192,9 +201,9 @@ static int run_main(JSContext *ctx) {
 int main(int argc, char **argv) {
   signal(SIGPIPE, SIG_IGN);
   int frozen = HEADER->bytes != 0;
-  if (!frozen && argc == 2 && !strcmp(argv[1], "--freeze")) return freeze();
-  reserve_region();
   sqlite3_config(SQLITE_CONFIG_MALLOC, &sql_allocator);
+  if (!frozen && argc == 3 && !strcmp(argv[1], "--freeze")) return freeze(argv[2]);
+  reserve_region();
   int code = run_main(frozen ? thaw() : start_engine());
   fflush(stdout);
   _exit(code); /* nothing to flush, nothing worth freeing */

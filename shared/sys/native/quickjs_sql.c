@@ -7,12 +7,15 @@
 #include <string.h>
 #include <time.h>
 
-#include "sqlite3.h"
+#include "sqlite_schema.h"
 
 #define MAX_DATABASES 4
 #define MAX_STATEMENTS 64
 /* A checkpoint at this many frames: recovery of the WAL, when nobody has the database open, stays below 1 ms. */
 #define CHECKPOINT_FRAMES 512
+
+/* Of the store; main.c sets it. */
+struct TerwaySchema terway_known_schema;
 
 static sqlite3 *databases[MAX_DATABASES];
 /* Statements by their text: a plugin runs most of them once, but a loop should not pay for preparing them again. */
@@ -83,6 +86,7 @@ static JSValue sql_open(JSContext *ctx, JSValueConst self, int argc, JSValueCons
     return error;
   }
   sqlite3_extended_result_codes(databases[i], 1);
+  terway_schema_give(databases[i], &terway_known_schema); /* first: it waits for nobody */
   sqlite3_busy_handler(databases[i], on_busy, NULL);
   sqlite3_wal_hook(databases[i], on_commit, NULL);
   /* A plugin lives for milliseconds: leave checkpoints (fsync) at close to those who have the time. */
