@@ -1,6 +1,7 @@
 /** Taking the addresses of a pod that is gone out of the kernel's maps. */
 import { commitLater } from "../netlink/nft/commit-later.ts";
-import { decodeUtf8, type Sys } from "../sys/sys.ts";
+import { isLinux } from "../sys/kernel-version.ts";
+import type { Sys } from "../sys/sys.ts";
 import { removePodRequests } from "./pod-program.ts";
 import { verdictsOf } from "./pod-verdicts.ts";
 
@@ -10,10 +11,4 @@ import { verdictsOf } from "./pod-verdicts.ts";
  */
 export function forgetAddresses(sys: Sys, addresses: readonly string[]): void {
   if (addresses.length > 0) commitLater(sys, removePodRequests(verdictsOf(addresses, undefined), isLinux(sys, 6, 3)));
-}
-
-/** The running kernel is of this version or later. */
-function isLinux(sys: Sys, major: number, minor: number): boolean {
-  const [a = 0, b = 0] = decodeUtf8(sys.readFile("/proc/sys/kernel/osrelease", 256)).split(".").map(Number);
-  return a > major || (a === major && b >= minor);
 }

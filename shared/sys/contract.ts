@@ -149,6 +149,11 @@ export const CONTRACT: readonly ContractCase[] = [
     },
   ],
   [
+    "the kernel's release is that of /proc",
+    ({ sys }) =>
+      equal(sys.kernelRelease(), decodeUtf8(sys.readFile("/proc/sys/kernel/osrelease", 256)).trim(), "release"),
+  ],
+  [
     "clocks advance and have fractions",
     ({ sys }) => {
       const a = sys.clock(CLOCK_MONOTONIC);

@@ -23,6 +23,7 @@ export interface RawSys {
   unshare(flags: number): number;
   getrandom(into: Uint8Array): number;
   environ(into: Uint8Array): number;
+  release(into: Uint8Array): number;
   clock(id: number): number;
   spawn(path: string, argv: readonly string[], env: readonly string[], out: Int32Array): number;
   waitpid(pid: number, options: number): number;

@@ -109,6 +109,8 @@ export interface Sys {
   randomBytes(count: number): Uint8Array;
   /** The environment at this moment. */
   environ(): Readonly<Record<string, string>>;
+  /** Of the running kernel, as uname(2) says it: `6.1.0-56-cloud-amd64`. */
+  kernelRelease(): string;
   /** Milliseconds, with fraction. */
   clock(id: number): number;
   /** Runs a program to its end. Throws if it cannot be started. */
@@ -230,6 +232,10 @@ export function createSys(raw: RawSys): Sys {
         if (at > 0) env[entry.slice(0, at)] = entry.slice(at + 1);
       }
       return env;
+    },
+    kernelRelease() {
+      const text = new Uint8Array(65); // __NEW_UTS_LEN
+      return decoder.decode(text.subarray(0, check(raw.release(text), "uname", "")));
     },
     clock: (id) => check(raw.clock(id), "clock_gettime", id),
     spawn: (path, options) => runChild(raw, sys, pollRaw, path, options),

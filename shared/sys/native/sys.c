@@ -21,6 +21,7 @@
 #include <sys/statfs.h>
 #include <sys/un.h>
 #include <sys/syscall.h>
+#include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -104,6 +105,16 @@ static double sys_kill(SysArg *a) { return result(kill(a[0].i, a[1].i)); }
 static double sys_setns(SysArg *a) { return result(setns(a[0].i, a[1].i)); }
 static double sys_unshare(SysArg *a) { return result(unshare(a[0].i)); }
 static double sys_getrandom(SysArg *a) { return result(getrandom(a[0].b.ptr, a[0].b.len, 0)); }
+
+/* The kernel's release, as uname -r; returns its length. */
+static double sys_release(SysArg *a) {
+  struct utsname name;
+  if (uname(&name) < 0) return -errno;
+  size_t n = strlen(name.release);
+  if (n > a[0].b.len) return -ENAMETOOLONG;
+  memcpy(a[0].b.ptr, name.release, n);
+  return (double)n;
+}
 
 /* Copies the environment as NUL-terminated strings; returns the bytes needed, also when they do not fit. */
 static double sys_environ(SysArg *a) {
@@ -356,6 +367,7 @@ const SysFunction sys_functions[] = {
     {"getpid", "", sys_getpid},          {"kill", "ii", sys_kill},
     {"setns", "ii", sys_setns},          {"unshare", "i", sys_unshare},
     {"getrandom", "b", sys_getrandom},   {"environ", "b", sys_environ},
+    {"release", "b", sys_release},
     {"clock", "i", sys_clock},           {"spawn", "svvb", sys_spawn},
     {"waitpid", "ii", sys_waitpid},      {"wait4", "iib", sys_wait4},
     {"socket", "iii", sys_socket},       {"setsockopt", "iiii", sys_setsockopt},
