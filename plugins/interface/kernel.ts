@@ -24,6 +24,7 @@ import { RTN_LOCAL } from "../../shared/netlink/uapi/rtnetlink.ts";
 import { isErrno, type Sys } from "../../shared/sys/sys.ts";
 import { findByMac, inKernel, inNetns, noLink, notOurs } from "./in-kernel.ts";
 import type { PodNetns } from "./netns.ts";
+import { freeName } from "./taken-name.ts";
 import { makeUplink } from "./uplink.ts";
 
 /** The index in the reply to a get. */
@@ -65,7 +66,7 @@ function buildOnce(
   // An uplink has neighbours that speak IPv6, whatever the pod does.
   if (link.uplink || link.addresses.some(isIpv6)) inNetns(sys, netns, () => quietPod(sys));
   const hostIndex = makeVeth(sys, host, pod, netns, link);
-  if (link.uplink) makeUplink(sys, host, pod, netns, link, link.uplink, isLeft);
+  const taken = link.uplink && makeUplink(sys, host, pod, netns, link, link.uplink, isLeft);
   const [veth, up] = pod.apply([
     getLink({ name: vethEndOf(link) }),
     ...(link.uplink ? [getLink({ name: link.podIfname })] : []),
@@ -74,6 +75,7 @@ function buildOnce(
   host.apply(hostRequests(link, hostIndex));
   awaitQueues(sys, pod, up ? [indexOf(veth), indexOf(up)] : [indexOf(veth)]);
   awaitLocal(sys, pod, link);
+  if (taken !== undefined) freeName(sys, pod, link, taken);
 }
 
 function isIpv6({ address }: Pick<PodAddress, "address">): boolean {

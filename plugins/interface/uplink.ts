@@ -21,6 +21,7 @@ import { CLOCK_MONOTONIC } from "../../shared/sys/linux.ts";
 import { DETACHED_FD, type Sys } from "../../shared/sys/sys.ts";
 import { findByMac, inKernel, noLink, notOurs } from "./in-kernel.ts";
 import type { PodNetns } from "./netns.ts";
+import { takeName } from "./taken-name.ts";
 
 /**
  * A VLAN that another pod has just left is free once that pod's namespace is gone, and an ENI is on its way back for a
@@ -34,6 +35,7 @@ const LOOK_MS = 10;
  *
  * @param isLeft An ENI that is in the pod already was left there by a call that was killed. Otherwise a DEL has just sent
  *   it back: whoever took it now would lose it to the child process that moves it.
+ * @returns A name to free when everything else is done ({@link freeName}).
  */
 export function makeUplink(
   sys: Sys,
@@ -43,14 +45,20 @@ export function makeUplink(
   link: PodLink,
   uplink: Uplink,
   isLeft: boolean,
-): void {
+): string | undefined {
   const deadline = sys.clock(CLOCK_MONOTONIC) + WAIT_MS;
-  if (uplink.kind === "eni" && !isLeft) awaitDeparture(sys, pod, link, uplink, deadline);
-  const found = findLink(pod, { name: link.podIfname });
-  if (found && uplink.kind === "eni") {
-    if (formatMac(found.mac) !== uplink.mac) throw notOurs(found.name);
-    resetUplink(pod, link, found.index);
-    return;
+  const look = () => findLink(pod, { name: link.podIfname });
+  let found = look();
+  if (uplink.kind === "eni") {
+    while (found && !isLeft && formatMac(found.mac) === uplink.mac && sys.clock(CLOCK_MONOTONIC) < deadline) {
+      sys.pollIn([], LOOK_MS);
+      found = look();
+    }
+    if (found && formatMac(found.mac) !== uplink.mac) throw notOurs(found.name);
+    if (found) {
+      resetUplink(pod, link, found.index);
+      return undefined;
+    }
   }
   if (found) {
     if (!isChildIndex(found.index)) throw notOurs(found.name);
@@ -63,6 +71,7 @@ export function makeUplink(
     parent = findParent();
   }
   if (parent === undefined) throw noLink(`the ENI with MAC ${uplink.parentMac}`);
+  const taken = uplink.kind === "eni" && takeName(sys, pod, link, parent.name) ? parent.name : undefined;
   const requests = uplinkRequests(link, uplink, parent.index, netns.fd, childIndex(readU32(sys.randomBytes(4), 0)));
   for (;;) {
     const refused = host.transact(requests).find((outcome) => !outcome.ok);
@@ -74,14 +83,7 @@ export function makeUplink(
     }
     throw refusal.errno === "EOPNOTSUPP" ? notInKernel(uplink) : new NetlinkError(refusal);
   }
-}
-
-function awaitDeparture(sys: Sys, pod: NetlinkSocket, link: PodLink, uplink: Uplink, deadline: number): void {
-  const isThere = () => {
-    const found = findLink(pod, { name: link.podIfname });
-    return found !== undefined && formatMac(found.mac) === uplink.mac;
-  };
-  while (isThere() && sys.clock(CLOCK_MONOTONIC) < deadline) sys.pollIn([], LOOK_MS);
+  return taken;
 }
 
 /** An ENI as it was when it came into the pod. */

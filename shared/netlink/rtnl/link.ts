@@ -4,7 +4,7 @@ import { AF_INET6 } from "../../sys/linux.ts";
 import type { Request } from "../request.ts";
 import * as L from "../uapi/if-link.ts";
 import { NLM_F_CREATE, NLM_F_EXCL } from "../uapi/netlink.ts";
-import { RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK } from "../uapi/rtnetlink.ts";
+import { RTM_DELLINK, RTM_DELLINKPROP, RTM_GETLINK, RTM_NEWLINK, RTM_NEWLINKPROP } from "../uapi/rtnetlink.ts";
 import { eachAttribute, MalformedNetlink, readString, readU16, readU32 } from "../wire/reader.ts";
 import type { Writer } from "../wire/writer.ts";
 
@@ -145,6 +145,38 @@ export function setLink(change: LinkChange): Request {
     describe: () =>
       `ip link set dev if${index}${up === undefined ? "" : up ? " up" : " down"}${rest.mtuBytes === undefined ? "" : ` mtu ${rest.mtuBytes}`}`,
   };
+}
+
+export interface AltName {
+  /** Of the link. */
+  readonly name: string;
+  /** A name that it has, too. */
+  readonly altName: string;
+}
+
+function altName(type: number, verb: string, { name, altName }: AltName, flags: number): Request {
+  return {
+    type,
+    flags,
+    write(w) {
+      header(w, 0, 0, 0);
+      w.attrString(L.IFLA_IFNAME, name);
+      const list = w.beginNest(L.IFLA_PROP_LIST);
+      w.attrString(L.IFLA_ALT_IFNAME, altName);
+      w.endNest(list);
+    },
+    describe: () => `ip link property ${verb} dev ${name} altname ${altName}`,
+  };
+}
+
+/** ip link property add dev … altname …; EEXIST: some link has that name. Since Linux 5.5. */
+export function newAltName(which: AltName): Request {
+  return altName(RTM_NEWLINKPROP, "add", which, NLM_F_CREATE | NLM_F_EXCL);
+}
+
+/** ip link property del dev … altname … */
+export function delAltName(which: AltName): Request {
+  return altName(RTM_DELLINKPROP, "del", which, 0);
 }
 
 /** ip link del dev … */
