@@ -95,3 +95,21 @@ it("frees address, attachment and policy of a pod that is dead at two looks, and
       .map((a) => a.address),
   ).toEqual([address]);
 });
+
+it("is not held up by a pod that cannot be freed, and says so of it", () => {
+  attach("broken", "/run/netns/no-such-namespace");
+  attach("dead", "/run/netns/no-such-namespace");
+  store.db.run("UPDATE attachment SET datapath = 'no JSON' WHERE container_id = 'broken'");
+  const said: string[] = [];
+  const ctx = {
+    store,
+    log: (level: string, text: string) => said.push(`${level}: ${text}`),
+  } as unknown as AgentContext;
+  const suspects = sweepDeadPods(ctx, new Set(), 10_000);
+  expect([...sweepDeadPods(ctx, suspects, 10_000)]).toHaveLength(2);
+  expect(listAttachments(store.db).map((a) => a.containerId)).toEqual(["broken"]);
+  expect(said).toEqual([
+    expect.stringMatching(/^error: .* container broken \(default\/broken\).*JSON.*tries again/),
+    expect.stringMatching(/^warn: freed .* container dead/),
+  ]);
+});

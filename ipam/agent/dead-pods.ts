@@ -25,7 +25,17 @@ export function sweepDeadPods(ctx: AgentContext, suspects: ReadonlySet<string>, 
   const dead = listAttachments(ctx.store.db).filter((a) => a.netns.startsWith("/") && !isSameNetns(nodeSys, a));
   const keyOf = (a: Attachment) => `${a.network}/${a.containerId}/${a.ifname}`;
   for (const a of dead) {
-    if (suspects.has(keyOf(a)) && nowMs() - a.createdMs >= minAgeMs) free(ctx, a);
+    if (!suspects.has(keyOf(a)) || nowMs() - a.createdMs < minAgeMs) continue;
+    try {
+      free(ctx, a);
+    } catch (error) {
+      // One of them must not keep the others waiting.
+      const words = (error as Error).message;
+      ctx.log(
+        "error",
+        `cannot free what container ${a.containerId} (${podOf(a)}) held: ${words}; the next look tries again`,
+      );
+    }
   }
   freeUnrouted(ctx);
   return new Set(dead.map(keyOf));
@@ -38,6 +48,10 @@ function freeUnrouted(ctx: AgentContext): void {
   const routed = readRoutedAddresses();
   const freed = inTransaction(db, () => releaseUnrouted(db, routed, nowMs(), cooldownOf(ctx)));
   if (freed.length > 0) journal(ctx, "sweep", "ok", `${freed.join(" ")}: no pod has them any more`);
+}
+
+function podOf(a: Attachment): string {
+  return `${a.podNamespace ?? ""}/${a.podName ?? ""}`;
 }
 
 function cooldownOf(ctx: AgentContext): number {
@@ -64,10 +78,9 @@ function free(ctx: AgentContext, a: Attachment): void {
     dropPolicyAddresses(ctx.store.db, a);
     releaseAttachment(ctx.store.db, a, nowMs(), cooldownOf(ctx));
   });
-  const pod = `${a.podNamespace ?? ""}/${a.podName ?? ""}`;
   ctx.log(
     "warn",
-    `freed ${addresses.join(" ")} of container ${a.containerId} (${pod}): its network namespace is gone and no DEL came`,
+    `freed ${addresses.join(" ")} of container ${a.containerId} (${podOf(a)}): its network namespace is gone and no DEL came`,
   );
-  journal(ctx, "sweep", "ok", `${a.containerId} ${pod}: ${addresses.join(" ")}`);
+  journal(ctx, "sweep", "ok", `${a.containerId} ${podOf(a)}: ${addresses.join(" ")}`);
 }
