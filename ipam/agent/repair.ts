@@ -43,41 +43,60 @@ export function strayEniRules(enis: readonly Eni[], rules: readonly Rule[]): Rul
   );
 }
 
-/** @returns What was put back, one line each. */
-export function repairNode(ctx: AgentContext): string[] {
+/** Puts one thing right. @returns What was put back, one line each. */
+type Step = () => readonly string[];
+
+interface Repaired {
+  readonly lines: readonly string[];
+  readonly failures: readonly Error[];
+}
+
+/** One step that fails keeps no other waiting. */
+export function repairNode(ctx: AgentContext): Repaired {
+  const lines: string[] = [];
+  const failures: Error[] = [];
   const nl = openNetlink(nodeSys);
   try {
-    return [
-      ...enableForwarding(nodeSys, nl, forwardedFamilies(ctx)),
-      ...ensureNodeRules(nodeSys, nl, nodeIpsOf(ctx)),
-      ...repairEnis(ctx, nl),
-      ...removeStrayRules(ctx, nl),
-      ...repairNodeEnis(ctx, nl),
-      ...repairPods(ctx, nl),
-    ];
+    for (const step of steps(ctx, nl)) {
+      try {
+        lines.push(...step());
+      } catch (error) {
+        failures.push(error as Error);
+      }
+    }
   } finally {
     nl.close();
   }
+  return { lines, failures };
 }
 
-function repairEnis(ctx: AgentContext, nl: NetlinkSocket): string[] {
+function* steps(ctx: AgentContext, nl: NetlinkSocket): Generator<Step> {
+  yield () => enableForwarding(nodeSys, nl, forwardedFamilies(ctx));
+  yield () => ensureNodeRules(nodeSys, nl, nodeIpsOf(ctx));
+  yield* eniSteps(ctx, nl);
+  yield () => removeStrayRules(ctx, nl);
+  yield () => repairNodeEnis(ctx, nl);
+  yield* podSteps(ctx, nl);
+}
+
+function* eniSteps(ctx: AgentContext, nl: NetlinkSocket): Generator<Step> {
   const view = readKernelView(nl);
   const inService = listEnis(ctx.store.db).filter((eni) => eni.state === "ready" || eni.state === "draining");
-  // Also those that a pod gave back: in a namespace that it comes to, a link begins with that namespace's defaults.
-  const quieted = inService.flatMap((eni) => {
+  for (const eni of inService) {
     const link = findEniLink(view.links, eni.mac);
-    const changed = link ? quietLink(nodeSys, link.name) : [];
-    return hasNodeSide(eni) ? changed : [];
-  });
-  const repaired = inService.filter(hasNodeSide).flatMap((eni) => {
-    const problems = eniProblems(eni, view);
-    const link = findEniLink(view.links, eni.mac);
-    if (problems.length === 0 || link === undefined) return [];
-    nl.apply(eniRequests(eni, link.index));
-    recordEniLink(ctx, eni, link, eni.mtu);
-    return problems;
-  });
-  return [...quieted, ...repaired];
+    if (link === undefined) continue;
+    yield () => {
+      // Also those that a pod gave back: in a namespace that it comes to, a link begins with that namespace's defaults.
+      const quieted = quietLink(nodeSys, link.name);
+      if (!hasNodeSide(eni)) return [];
+      const problems = eniProblems(eni, view);
+      if (problems.length > 0) {
+        nl.apply(eniRequests(eni, link.index));
+        recordEniLink(ctx, eni, link, eni.mtu);
+      }
+      return [...quieted, ...problems];
+    };
+  }
 }
 
 function removeStrayRules(ctx: AgentContext, nl: NetlinkSocket): string[] {
@@ -87,20 +106,21 @@ function removeStrayRules(ctx: AgentContext, nl: NetlinkSocket): string[] {
   return stray.map((rule) => `rule of an ENI that is gone: ${describeRule(rule)}`);
 }
 
-function repairPods(ctx: AgentContext, nl: NetlinkSocket): string[] {
+function* podSteps(ctx: AgentContext, nl: NetlinkSocket): Generator<Step> {
   // Read after the store: a pod that is deleted in between is then missing in both.
   const attachments = listAttachments(ctx.store.db).filter((a) => a.state === "ready" && a.datapath !== undefined);
-  if (attachments.length === 0) return [];
+  if (attachments.length === 0) return;
   const view = readKernelView(nl);
-  return attachments.flatMap((a) => {
-    const link = JSON.parse(a.datapath ?? "") as PodLink;
-    const host = view.links.find((l) => l.name === link.hostIfname);
-    // A veth whose pod is gone is for the sweep; it cannot be put back from here.
-    if (host === undefined) return [];
-    const problems = hostProblems(link, view);
-    if (problems.length === 0 || !putBack(ctx, nl, link, host.index)) return [];
-    return problems.map((p) => `pod ${a.podNamespace ?? ""}/${a.podName ?? a.containerId}: ${p}`);
-  });
+  for (const a of attachments)
+    yield () => {
+      const link = JSON.parse(a.datapath ?? "") as PodLink;
+      const host = view.links.find((l) => l.name === link.hostIfname);
+      // A veth whose pod is gone is for the sweep; it cannot be put back from here.
+      if (host === undefined) return [];
+      const problems = hostProblems(link, view);
+      if (problems.length === 0 || !putBack(ctx, nl, link, host.index)) return [];
+      return problems.map((p) => `pod ${a.podNamespace ?? ""}/${a.podName ?? a.containerId}: ${p}`);
+    };
 }
 
 /**
@@ -129,14 +149,17 @@ function putBack(ctx: AgentContext, nl: NetlinkSocket, link: PodLink, index: num
   return false;
 }
 
-/** {@link repairNode} with its report to log, journal and metrics. */
+/** {@link repairNode} with its report to log, journal and metrics. @throws {Error} What could not be put right. */
 export function repairAndReport(ctx: AgentContext, cause: string): void {
-  const repaired = repairNode(ctx);
-  if (repaired.length === 0) return;
-  ctx.log(
-    "warn",
-    `put back (${cause}): ${repaired.slice(0, 5).join("; ")}${repaired.length > 5 ? ` and ${repaired.length - 5} more` : ""}`,
-  );
-  ctx.metrics.repaired(repaired.length);
-  journal(ctx, "repair", "ok", repaired.join("; ").slice(0, 2000));
+  const { lines, failures } = repairNode(ctx);
+  if (lines.length > 0) {
+    ctx.log("warn", `put back (${cause}): ${some(lines)}`);
+    ctx.metrics.repaired(lines.length);
+    journal(ctx, "repair", "ok", lines.join("; ").slice(0, 2000));
+  }
+  if (failures.length > 0) throw new Error(`cannot put right (${cause}): ${some(failures.map((f) => f.message))}`);
+}
+
+function some(lines: readonly string[]): string {
+  return `${lines.slice(0, 5).join("; ")}${lines.length > 5 ? ` and ${lines.length - 5} more` : ""}`;
 }

@@ -241,6 +241,24 @@ describe("pods of shared ENIs", inMode("eniip-veth"), () => {
     await node.runtime.del(a.pod);
   }, 60_000);
 
+  it("are put right, and swept, although another pod's record cannot be read", async () => {
+    const [unreadable, a, dead] = [await attach(node), await attach(node), await attach(node)];
+    const db = openNodeSql(node.store);
+    const setDatapath = (text: string) =>
+      db.run("UPDATE attachment SET datapath = ? WHERE container_id = ?", [text, unreadable.pod.containerId]);
+    const row = db.get("SELECT datapath FROM attachment WHERE container_id = ?", [unreadable.pod.containerId]);
+    setDatapath("no JSON");
+    db.run("UPDATE attachment SET created_ms = created_ms - 60000 WHERE container_id = ?", [dead.pod.containerId]);
+    dead.pod.destroy();
+    ip(node, "rule", "del", "from", a.ip);
+    await until("the repair", 10_000, () => ping(a.pod.netns, OUTSIDE_IP, 0.2));
+    await until("the sweep", 20_000, () => leftovers(node, dead.ip).length === 0 && view(node).allocated === 2);
+    expect(readFileSync(node.agentLog, "utf8")).toMatch(/cannot put right \(netlink event\): .*JSON/);
+    setDatapath(String(row?.datapath));
+    db.close();
+    for (const { pod } of [unreadable, a]) await node.runtime.del(pod);
+  }, 60_000);
+
   it("that are gone without DEL are collected by GC, and by the agent alone (F-03)", async () => {
     const [kept, lost, dead] = [await attach(node), await attach(node), await attach(node)];
     // GC leaves alone what is younger than its grace: made old here.
