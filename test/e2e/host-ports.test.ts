@@ -47,6 +47,12 @@ describe.each([
       pod = a.newPod();
       const { result } = await a.runtime.add(pod);
       ip = result.ips?.[0]?.address.split("/")[0] ?? "";
+      // Masqueraded, all have the node's address: the kernel drops the SYN of one that chose the port another has just left.
+      const clients = [world.cloud.fabric?.outside.path ?? "", world.nodes[1]?.netns ?? "", a.netns];
+      for (const [i, netns] of clients.entries()) {
+        const range = `net.ipv4.ip_local_port_range=${30_000 + 10_000 * i} ${39_999 + 10_000 * i}`;
+        runTool("nsenter", [`--net=${netns}`, "sysctl", "-qw", range]);
+      }
     });
     afterAll(async () => {
       here?.store.db.close();
