@@ -5,6 +5,7 @@ import { nodeSys } from "../../shared/sys/node.ts";
 import type { Sys } from "../../shared/sys/sys.ts";
 import { createNetns, type Netns, runTool } from "../../test/cloud/netns.ts";
 import { needs } from "../../test/kernel/features.ts";
+import { until } from "../../test/lab/world.ts";
 import type { PodNetns } from "./netns.ts";
 import { clearPod, makeUplink } from "./uplink.ts";
 
@@ -73,6 +74,17 @@ for (const uplink of CHILDREN)
         nodeSys.read(reportFd, new Uint8Array(4));
         nodeSys.close(reportFd);
       }
+      expect(links()).toContain("eth0");
+      clearPod(nodeSys, node.nl, netns, link);
+    });
+
+    it("is not taken for another network's, which has the same name in the pod", async () => {
+      const other: PodLink = { ...link, hostIfname: "calu0123456789b" };
+      await until("the end of the one before", 5000, () => !links().includes("eth0"));
+      makeUplink(nodeSys, node.nl, pod.nl, netns, link, uplink, false);
+      expect(() => makeUplink(nodeSys, node.nl, pod.nl, netns, other, uplink, false)).toThrow("eth0 that is not ours");
+      clearPod(nodeSys, node.nl, netns, other);
+      await new Promise((resolve) => setTimeout(resolve, 300));
       expect(links()).toContain("eth0");
       clearPod(nodeSys, node.nl, netns, link);
     });

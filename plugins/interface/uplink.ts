@@ -61,7 +61,7 @@ export function makeUplink(
     }
   }
   if (found) {
-    if (!isChildIndex(found.index)) throw notOurs(found.name);
+    if (!isChildIndex(link, found.index)) throw notOurs(found.name);
     pod.apply([accepting(delLink({ index: found.index }), "ENODEV")]);
   }
   const findParent = () => findByMac(host, uplink.parentMac, uplink.eniIfname ?? uplink.parentIfname);
@@ -72,7 +72,8 @@ export function makeUplink(
   }
   if (parent === undefined) throw noLink(`the ENI with MAC ${uplink.parentMac}`);
   const taken = uplink.kind === "eni" && takeName(sys, pod, link, parent.name) ? parent.name : undefined;
-  const requests = uplinkRequests(link, uplink, parent.index, netns.fd, childIndex(readU32(sys.randomBytes(4), 0)));
+  const newIndex = childIndex(link, readU32(sys.randomBytes(4), 0));
+  const requests = uplinkRequests(link, uplink, parent.index, netns.fd, newIndex);
   for (;;) {
     const refused = host.transact(requests).find((outcome) => !outcome.ok);
     if (refused === undefined) break;
@@ -142,7 +143,7 @@ function removeFromPod(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: Pod
 /** The name and the VLAN id are free a moment later; an ADD that wants them waits. */
 function deleteChild(sys: Sys, pod: NetlinkSocket, link: PodLink): void {
   const found = findLink(pod, { name: link.podIfname });
-  if (found && isChildIndex(found.index))
+  if (found && isChildIndex(link, found.index))
     sys.close(sys.sendDetached(pod.fd, encodeRequests([delLink({ index: found.index })])).reportFd);
 }
 

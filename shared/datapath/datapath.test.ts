@@ -206,19 +206,24 @@ describe("making an uplink", () => {
     ["vlan", /add eth0 type vlan/],
   ] as const)("%s", (kind, expected) => {
     const link = withUplink(uplink(kind));
-    const commands = uplinkRequests(link, link.uplink as Uplink, 9, 5, childIndex(7)).map((r) => r.describe());
+    const commands = uplinkRequests(link, link.uplink as Uplink, 9, 5, 7).map((r) => r.describe());
     expect(commands.join("\n")).toMatch(expected);
   });
 });
 
 describe("the ifindex of an ENI's child", () => {
-  it.each([0, 1, 2 ** 30 - 1, 2 ** 30, 2 ** 32 - 1])("is told from the kernel's own, and an int (%i)", (random) => {
-    const index = childIndex(random);
-    expect(index).toBeLessThan(2 ** 31);
-    expect(isChildIndex(index)).toBe(true);
+  const [mine, another] = [{ hostIfname: "calu0123456789a" }, { hostIfname: "calu0123456789b" }];
+  it.each([0, 1, 2 ** 15 - 1, 2 ** 15, 2 ** 32 - 1])("tells its attachment, and is an int (life %i)", (random) => {
+    for (const hostIfname of ["calu00000000000", "calu0123456789a", "califffffffffff"]) {
+      const index = childIndex({ hostIfname }, random);
+      expect([Number.isInteger(index), index >= 2 ** 30, index < 2 ** 31]).toEqual([true, true, true]);
+      expect(isChildIndex({ hostIfname }, index)).toBe(true);
+    }
+    expect(isChildIndex(another, childIndex(mine, random))).toBe(false);
   });
-  it("is not what a namespace counts to", () => {
-    expect([1, 2, 65_536, 2 ** 30 - 1].some(isChildIndex)).toBe(false);
+  it("is another one in another life, and not what a namespace counts to", () => {
+    expect(childIndex(mine, 1)).not.toBe(childIndex(mine, 2));
+    expect([1, 2, 65_536, 2 ** 30 - 1].some((index) => isChildIndex(mine, index))).toBe(false);
   });
 });
 

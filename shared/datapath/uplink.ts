@@ -5,8 +5,9 @@ import { newLink, setLink } from "../netlink/rtnl/link.ts";
 import { IPVLAN_MODE_L2 } from "../netlink/uapi/if-link.ts";
 import type { PodLink, Uplink } from "./pod-link.ts";
 
-/** No namespace counts so far by itself. */
+/** No namespace counts so far by itself. Above it are 15 bits of the attachment, and 15 of this life of it. */
 const CHILD_INDEX_BASE = 2 ** 30;
+const LIVES = 2 ** 15;
 
 /**
  * An ifindex for a new child of an ENI (IPvlan, VLAN). Asked for by an index, a link gets its final name at once.
@@ -16,13 +17,18 @@ const CHILD_INDEX_BASE = 2 ** 30;
  *
  * @param random Each child has an index of its own: a DEL does not wait for its request to delete the one before.
  */
-export function childIndex(random: number): number {
-  return CHILD_INDEX_BASE + (random % CHILD_INDEX_BASE);
+export function childIndex(link: Pick<PodLink, "hostIfname">, random: number): number {
+  return CHILD_INDEX_BASE + attachmentBits(link) * LIVES + (random % LIVES);
 }
 
-/** What a child of ours is told by in its pod: name, kind and MAC may be another's, too. */
-export function isChildIndex(index: number): boolean {
-  return index >= CHILD_INDEX_BASE;
+/** What an attachment's child is told by in its pod: name, kind and MAC may be another's, too. */
+export function isChildIndex(link: Pick<PodLink, "hostIfname">, index: number): boolean {
+  return index >= CHILD_INDEX_BASE && Math.floor((index - CHILD_INDEX_BASE) / LIVES) === attachmentBits(link);
+}
+
+/** The name is a hash, in hexadecimal digits, behind four letters. */
+function attachmentBits({ hostIfname }: Pick<PodLink, "hostIfname">): number {
+  return Number.parseInt(hostIfname.slice(-4), 16) % 2 ** 15;
 }
 
 /**
