@@ -63,7 +63,7 @@ function layoutOf(db: SqlHandle): number {
   return 1 + (((a << 24) | (b << 16) | (c << 8) | d) & 0x3fff_ffff);
 }
 
-/** The text of every table is parsed anew by every plugin that starts: keep it short. */
+/** The text of every table is parsed by whoever opens the store and does not know it since the build: keep it short. */
 function withoutComments(sql: string): string {
   return sql.replace(/--[^\n]*/g, "").replace(/\s+/g, " ");
 }
