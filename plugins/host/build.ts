@@ -115,7 +115,7 @@ function compileCommon(target: Target, work: string, includes: readonly string[]
   const hint = `: install the Debian package ${target.aptPackage}`;
   const sources: readonly (readonly [string, readonly string[]])[] = [
     [join(native, "sqlite.c"), ["-O2", "-w", ...SQLITE_OPTIONS.map((o) => `-D${o}`)]],
-    [join(native, "sys.c"), ["-O2", "-Wall", "-Wextra", "-Werror"]],
+    [join(native, "sys.c"), ["-O2", "-Wall", "-Wextra", "-Werror", "-DTERWAY_LENDS_MEMORY"]],
     [join(native, "quickjs.c"), ["-O2", "-Wall"]],
     [join(native, "quickjs_sql.c"), ["-O2", "-Wall"]],
     [join(root, "plugins/host/main.c"), ["-O2", "-Wall"]],

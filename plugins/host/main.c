@@ -124,12 +124,6 @@ static int report(JSContext *ctx) {
   return 70; /* EX_SOFTWARE: the plugin's own runner turns every error it can see into CNI JSON */
 }
 
-/*
- * No child that does not exec gets this memory: marking it for copy on write, and the faults after that, cost a DEL more
- * than everything else about its child (sys_send_detached), which does without.
- */
-static void withhold(void *start, size_t bytes) { madvise(start, bytes, MADV_DONTFORK); }
-
 static void reserve_region(void) {
   region_next = mmap(NULL, REGION_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (region_next == MAP_FAILED) {
@@ -137,7 +131,6 @@ static void reserve_region(void) {
     exit(71); /* EX_OSERR */
   }
   region_end = region_next + REGION_BYTES;
-  withhold(region_next, REGION_BYTES);
   madvise(region_next, POPULATE_BYTES, MADV_POPULATE_WRITE); /* Linux 5.14; elsewhere pages come one fault at a time */
 }
 
@@ -181,7 +174,6 @@ static int freeze(const char *store) {
 }
 
 static JSContext *thaw(void) {
-  withhold(snapshot_start, HEADER->bytes);
   madvise(snapshot_start, HEADER->bytes, MADV_POPULATE_WRITE); /* counting references writes to most of it */
   memcpy(free_lists, HEADER->free_lists, sizeof free_lists);
   JS_UpdateStackTop(HEADER->runtime);

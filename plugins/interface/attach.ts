@@ -29,7 +29,7 @@ import { type Asked, type AskedInterface, askedInterfaces } from "./asked.ts";
 import type { InterfaceConfig } from "./config.ts";
 import { inKernel } from "./in-kernel.ts";
 import { journal, journalRow } from "./journal.ts";
-import { build, forgetConnections, isBuilt, isPrepared, prepareEni } from "./kernel.ts";
+import { build, forgetConnections, isBuilt, isPrepared, openConntrack, prepareEni } from "./kernel.ts";
 import { openPodNetns, type PodNetns } from "./netns.ts";
 import {
   hostIfnameOf,
@@ -92,10 +92,12 @@ function attachOne(i: AskedInterface, netns: PodNetns, facts: Partial<NodeFacts>
   const leasedMs = storeNow(sys);
   try {
     prepareOnce(w, facts, planned);
+    const ct = openConntrack(sys);
     forgetConnections(
-      sys,
+      ct,
       planned.link.addresses.map((a) => a.address),
     );
+    ct?.close();
     build(sys, w.nl, netns, planned.link, isLeft);
     const builtMs = storeNow(sys);
     inTransaction(w.store.db, () => {

@@ -138,30 +138,35 @@ function makeVeth(sys: Sys, host: NetlinkSocket, pod: NetlinkSocket, netns: PodN
   return indexOf(outcomes[1]);
 }
 
-/** Removes everything on the node; what is gone already counts as removed. */
-export function removeVeth(sys: Sys, host: NetlinkSocket, hostIfname: string, addresses: readonly string[]): void {
+/** Removes everything on the node; what is gone already counts as removed. @param keepFd See `deleteLink`. */
+export function removeVeth(
+  sys: Sys,
+  host: NetlinkSocket,
+  hostIfname: string,
+  addresses: readonly string[],
+  keepFd?: number,
+): void {
   inKernel(`removing ${hostIfname}`, () => {
-    deleteLink(sys, host, hostIfname);
+    deleteLink(sys, host, hostIfname, keepFd);
     sweepAddresses(host, addresses);
   });
 }
 
-/** Removes the connection tracking entries of exactly these addresses. */
-export function forgetConnections(sys: Sys, addresses: readonly string[]): void {
-  let ct: NetlinkSocket;
+/** undefined: a kernel without netfilter, which tracks nothing. */
+export function openConntrack(sys: Sys): NetlinkSocket | undefined {
   try {
-    ct = openNetlink(sys, NETLINK_NETFILTER);
+    return openNetlink(sys, NETLINK_NETFILTER);
   } catch (error) {
-    if (isErrno(error, "EPROTONOSUPPORT", "EAFNOSUPPORT")) return; // a kernel without netfilter tracks nothing
+    if (isErrno(error, "EPROTONOSUPPORT", "EAFNOSUPPORT")) return undefined;
     throw error;
   }
-  try {
-    inKernel("forgetting connections", () =>
-      ct.apply(addresses.flatMap((a) => [deleteConntrack(parseIp(a), "orig"), deleteConntrack(parseIp(a), "reply")])),
-    );
-  } finally {
-    ct.close();
-  }
+}
+
+/** Removes the connection tracking entries of exactly these addresses. */
+export function forgetConnections(ct: NetlinkSocket | undefined, addresses: readonly string[]): void {
+  inKernel("forgetting connections", () =>
+    ct?.apply(addresses.flatMap((a) => [deleteConntrack(parseIp(a), "orig"), deleteConntrack(parseIp(a), "reply")])),
+  );
 }
 
 /** Whether all links are there and up: what an ADD that comes again looks at. CHECK looks at everything. */

@@ -5,9 +5,10 @@ import { storeNow } from "../../ipam/store/open.ts";
 import type { CniFailure } from "../../shared/cni/failure.ts";
 import { asFailure, type CniCall } from "../../shared/cni/run-plugin.ts";
 import type { PodLink } from "../../shared/datapath/pod-link.ts";
+import type { NetlinkSocket } from "../../shared/netlink/socket.ts";
 import { release } from "../terway-ipam/commands.ts";
 import { journal } from "./journal.ts";
-import { forgetConnections, removeVeth } from "./kernel.ts";
+import { forgetConnections, openConntrack, removeVeth } from "./kernel.ts";
 import { findPodNetns, type PodNetns } from "./netns.ts";
 import { hostIfnameOf } from "./plan.ts";
 import { clearPod, leavesTraces } from "./uplink.ts";
@@ -40,10 +41,16 @@ export function remove(w: Work, op: "DEL" | "GC", entered: Entered = {}): void {
       failure ??= asFailure(error);
     }
   };
+  let ct: NetlinkSocket | undefined;
+  attempt(() => {
+    ct = addresses.length > 0 ? openConntrack(w.host.sys) : undefined;
+  });
+  // The removal's child process keeps the socket: whoever closes it soon after terway-policy's DEL waits (closeLater()).
   // Without a row the name is only a guess: another key may have it by right.
   if (link !== undefined || !hostIfnameTaken(w.store.db, hostIfname, w.key))
-    attempt(() => removeVeth(w.host.sys, w.nl, hostIfname, addresses));
-  if (addresses.length > 0) attempt(() => forgetConnections(w.host.sys, addresses));
+    attempt(() => removeVeth(w.host.sys, w.nl, hostIfname, addresses, ct?.fd));
+  attempt(() => forgetConnections(ct, addresses));
+  ct?.close();
   // Last: the kernel keeps everybody else waiting while it moves an ENI back.
   if (before && link && leavesTraces(link)) attempt(() => clearPod(w.host.sys, w.nl, enter(w, before, entered), link));
   if (failure === undefined) attempt(() => giveBack(w));

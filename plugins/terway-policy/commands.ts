@@ -256,22 +256,36 @@ function warnOfBridge(w: Work, result: Result, pod: Pod): void {
 
 /** The store forgets last: whoever is killed before leaves behind what DEL, GC and the agent go by. */
 function remove(host: PluginHost, store: Store, key: AttachmentKey, call?: CniCall): void {
-  const known = policyAddressesOf(store.db, key).map((a) => a.address);
-  const addresses = known.length === 0 && call !== undefined ? strays(store, call) : known;
-  if (addresses.length === 0) return;
-  removeAddresses(host.sys, addresses);
-  if (known.length > 0)
+  const addresses = policyAddressesOf(store.db, key).map((a) => a.address);
+  if (addresses.length > 0) {
+    removeAddresses(host.sys, addresses);
     withBallast(host.sys, store.path, () => inTransaction(store.db, () => dropPolicyAddresses(store.db, key)));
+  } else if (call !== undefined) {
+    removeStrays(host, store, remembered(call));
+  }
 }
 
-/** The store was lost: what the runtime remembers of this container and nobody else has. */
-function strays(store: Store, call: CniCall): string[] {
+/** What the runtime remembers; nonsense in it keeps no pod from being deleted. */
+function remembered(call: CniCall): string[] {
   return (call.prevResult?.ips ?? []).flatMap(({ address }) => {
     const ip = tryParseIp(address.split("/")[0] ?? "");
-    if (ip === undefined) return [];
-    const text = formatIp(ip);
-    return store.db.get("SELECT 1 FROM policy_address WHERE address = ?", [text]) === undefined ? [text] : [];
+    return ip === undefined ? [] : [formatIp(ip)];
   });
+}
+
+/**
+ * The store was lost: what nobody else has of these. In a transaction, for an ADD that claims one of them meanwhile must
+ * find its verdict there afterwards.
+ */
+function removeStrays(host: PluginHost, store: Store, addresses: readonly string[]): void {
+  const taken = (address: string) => store.db.get("SELECT 1 FROM policy_address WHERE address = ?", [address]);
+  if (addresses.every((address) => taken(address) !== undefined)) return;
+  inTransaction(store.db, () =>
+    removeAddresses(
+      host.sys,
+      addresses.filter((address) => taken(address) === undefined),
+    ),
+  );
 }
 
 function collect(

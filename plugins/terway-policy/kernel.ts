@@ -50,7 +50,7 @@ export function forgetConnections(nft: NftSocket, addresses: readonly string[]):
   );
 }
 
-/** Takes addresses out of the maps, a moment from now; see there. */
+/** Takes addresses out of the maps; a kernel without nftables has none. */
 export function removeAddresses(sys: Sys, addresses: readonly string[]): void {
   inKernel(`removing ${addresses.join(" ")}`, () => forgetAddresses(sys, addresses));
 }

@@ -17,10 +17,11 @@ const TIMEOUT_MS = 20_000;
 /**
  * Returns when the kernel has said that the link is gone, or that there was none.
  *
+ * @param keepFd Stays open, if there was one, until the kernel is done with it.
  * @returns Whether there was one.
  * @throws {NetlinkError} When the kernel refuses, or says nothing for 20 s.
  */
-export function deleteLink(sys: Sys, nl: NetlinkSocket, name: string): boolean {
+export function deleteLink(sys: Sys, nl: NetlinkSocket, name: string, keepFd = -1): boolean {
   const [found] = nl.transact([getLink({ name })]);
   if (found === undefined || !found.ok) {
     if (found?.refusal.errno === "ENODEV") return false;
@@ -33,7 +34,7 @@ export function deleteLink(sys: Sys, nl: NetlinkSocket, name: string): boolean {
   let reportFd = -1;
   try {
     sys.bindNetlink(monitor, RTMGRP_LINK); // before the request: the announcement must not be missed
-    reportFd = sys.sendDetached(asking, encodeRequests([request])).reportFd;
+    reportFd = sys.sendDetached(asking, encodeRequests([request]), { keepFd }).reportFd;
     sys.close(asking);
     const errno = waitForEnd(sys, monitor, reportFd, index);
     if (errno !== 0 && errno !== 19 /* ENODEV: somebody else was faster */) {

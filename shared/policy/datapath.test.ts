@@ -9,9 +9,10 @@ import { encodeBatch, type NftSocket, openNft } from "../netlink/nft/socket.ts";
 import { nodeSys } from "../sys/node.ts";
 import type { CompiledPolicy, PolicyRule, Profile } from "./compiled.ts";
 import { cutDenied } from "./cut.ts";
-import { putPod } from "./pod-program.ts";
+import { putPod, removePod } from "./pod-program.ts";
 import { type LocalPod, verdictsOf } from "./pod-verdicts.ts";
 import { type Programmed, policyProblems, programPolicy, readCounters, removePolicy, repairPolicy } from "./program.ts";
+import { readTable } from "./read.ts";
 
 let node: VethNode;
 let nft: NftSocket;
@@ -391,6 +392,29 @@ describe("updates", () => {
       return [added, bytes - added];
     };
     expect(bytesWith(2000)).toEqual(bytesWith(10));
+  });
+
+  it("take a pod out of the maps, also when somebody else took a part of it or all", () => {
+    const verdicts = (last: number) => verdictsOf([`10.97.0.${last}`, `2001:db8::${last}`], undefined);
+    const left = () =>
+      [...(readTable(nft)?.sets.values() ?? [])].flatMap(({ elements }) =>
+        elements.filter((text) => /^(10\.97\.0\.|2001:db8::)/.test(text)),
+      );
+    for (const last of [1, 2])
+      putPod(nft, () => ({ verdicts: verdicts(last), parts: () => compile({ profiles: [], pods: {} }) }), {});
+    expect(left()).toHaveLength(12);
+    removePod(nft, verdicts(1).slice(2, 4));
+    removePod(nft, verdicts(1));
+    expect(left().sort()).toEqual(
+      verdicts(2)
+        .map((v) => v.element)
+        .sort(),
+    );
+    removePod(nft, verdicts(2));
+    removePod(nft, verdicts(2));
+    expect(left()).toEqual([]);
+    removePolicy(nft);
+    removePod(nft, verdicts(2));
   });
 
   it("of pods and of anybody else at the same time do not undo each other", () => {

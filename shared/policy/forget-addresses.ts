@@ -1,14 +1,28 @@
 /** Taking the addresses of a pod that is gone out of the kernel's maps. */
-import { commitLater } from "../netlink/nft/commit-later.ts";
-import { isLinux } from "../sys/kernel-version.ts";
-import type { Sys } from "../sys/sys.ts";
-import { removePodRequests } from "./pod-program.ts";
+import { closeLater } from "../netlink/nft/close-later.ts";
+import { type NftSocket, openNft } from "../netlink/nft/socket.ts";
+import { isErrno, type Sys } from "../sys/sys.ts";
+import { removePod } from "./pod-program.ts";
 import { verdictsOf } from "./pod-verdicts.ts";
 
 /**
- * Some 50 ms from now, by a child process. Nothing depends on it: an ADD that gets the address before puts its own verdict
- * in place of the old one.
+ * Returns when they are out: what comes later would hit the verdicts of whichever pod gets the address next.
+ *
+ * @throws {NetlinkError}
  */
 export function forgetAddresses(sys: Sys, addresses: readonly string[]): void {
-  if (addresses.length > 0) commitLater(sys, removePodRequests(verdictsOf(addresses, undefined), isLinux(sys, 6, 3)));
+  if (addresses.length === 0) return;
+  let nft: NftSocket;
+  try {
+    nft = openNft(sys);
+  } catch (error) {
+    if (isErrno(error, "EPROTONOSUPPORT", "EAFNOSUPPORT")) return; // a kernel without netfilter has no maps
+    throw error;
+  }
+  try {
+    removePod(nft, verdictsOf(addresses, undefined));
+  } finally {
+    closeLater(sys, nft.fd);
+    nft.close();
+  }
 }

@@ -2,7 +2,7 @@
  * One pod's part of the node's table, for the plugin: its addresses into the maps, and whatever of the table is missing
  * for that. The usual case is one small batch; everything else is tried when the kernel says no.
  */
-import { addElements, delElements, destroyElements, getElements, parseElements } from "../netlink/nft/set.ts";
+import { addElements, delElements, getElements, parseElements } from "../netlink/nft/set.ts";
 import type { NftSocket } from "../netlink/nft/socket.ts";
 import { formatVerdict } from "../netlink/nft/verdict.ts";
 import type { Request } from "../netlink/request.ts";
@@ -90,7 +90,7 @@ function existing(nft: Pick<Nft, "transact">, verdicts: readonly PodVerdict[]): 
 
 /** What is there of them goes, and all of them come, at one instant. */
 function replacing(nft: Pick<Nft, "transact">, verdicts: readonly PodVerdict[]): Request[] {
-  return [...removePodRequests(existing(nft, verdicts), false), ...adding(verdicts)];
+  return [...removing(existing(nft, verdicts)), ...adding(verdicts)];
 }
 
 /** Adds what the table lacks for this pod; what it has is left alone, right or wrong. */
@@ -119,16 +119,29 @@ function contentOf(plan: PodPlan, options: RenderOptions): TableContent {
   return renderNode({ ...options, compiled: { revision: 0, pods: [], ...plan.parts() }, pods: [] });
 }
 
-/**
- * Takes the pod out of the maps. All or nothing before Linux 6.3 (`destroys` false): there each element must be there.
- */
-export function removePodRequests(verdicts: readonly PodVerdict[], destroys: boolean): Request[] {
+function removing(verdicts: readonly PodVerdict[]): Request[] {
   return [...byMap(verdicts)].flatMap(([name, list]) =>
-    (destroys ? destroyElements : delElements)(
+    delElements(
       { ...POLICY_TABLE, name },
       list.map((v) => podElement(v.element)),
     ),
   );
+}
+
+/** Takes the pod out of the maps. What is gone already is no error. @throws {NetlinkError} */
+export function removePod(nft: Pick<Nft, "commit">, verdicts: readonly PodVerdict[]): void {
+  const commit = (some: readonly PodVerdict[]): boolean => {
+    try {
+      nft.commit(removing(some));
+      return true;
+    } catch (error) {
+      // A kernel without nf_tables has no maps.
+      if (error instanceof NetlinkError && ["ENOENT", "EOPNOTSUPP"].includes(error.errno)) return false;
+      throw error;
+    }
+  };
+  // All or nothing: when one is not there, nothing went.
+  if (!commit(verdicts)) for (const v of verdicts) commit([v]);
 }
 
 /** What the kernel lacks for this pod, one line each. */

@@ -340,6 +340,29 @@ export const CONTRACT: readonly ContractCase[] = [
     },
   ],
   [
+    "a detached child without a message keeps the descriptor open, and no other",
+    ({ sys, folder }) => {
+      const paths = [`${folder}/kept`, `${folder}/dropped`];
+      const fds = paths.map((path) => sys.open(path, O_RDWR | O_CREAT));
+      for (const fd of fds) sys.flock(fd, LOCK_EX | LOCK_NB);
+      const child = sys.sendDetached(fds[0] ?? -1, new Uint8Array(0), { lingerMs: 300 });
+      equal(sys.pollIn([child.reportFd], 5000), [0], "report");
+      for (const fd of [child.reportFd, ...fds]) sys.close(fd);
+      const lock = (path: string) => {
+        const fd = sys.open(path, O_RDWR);
+        try {
+          sys.flock(fd, LOCK_EX | LOCK_NB);
+        } finally {
+          sys.close(fd);
+        }
+      };
+      lock(paths[1] ?? "");
+      refused("EAGAIN", () => lock(paths[0] ?? ""));
+      equal(sys.waitpid(child.pid), 0, "status");
+      lock(paths[0] ?? "");
+    },
+  ],
+  [
     "an eBPF program is loaded, or refused by the verifier",
     ({ sys }) => {
       const map = sys.bpfArray(8);

@@ -38,14 +38,7 @@ export interface RawSys {
   sendToUnix(fd: number, name: string, bytes: Uint8Array): number;
   unixName(fd: number, into: Uint8Array): number;
   poll(fds: Int32Array, timeoutMs: number): number;
-  sendDetached(
-    fd: number,
-    bytes: Uint8Array,
-    out: Int32Array,
-    keepFd: number,
-    delayMs: number,
-    lingerMs: number,
-  ): number;
+  sendDetached(fd: number, bytes: Uint8Array, out: Int32Array, keepFd: number, lingerMs: number): number;
   bpfArray(valueBytes: number): number;
   bpfLoad(programType: number, instructions: Uint8Array): number;
 }

@@ -63,9 +63,7 @@ export interface DetachedSend {
 export interface DetachOptions {
   /** A descriptor that the message names: in the child it is {@link DETACHED_FD}. */
   readonly keepFd?: number;
-  /** The child waits so long before it sends. */
-  readonly delayMs?: number;
-  /** And so long after the kernel's answer before it closes the socket. */
+  /** How long the child keeps the socket open after the kernel's answer. */
   readonly lingerMs?: number;
 }
 
@@ -129,6 +127,7 @@ export interface Sys {
   unixName(fd: number): string;
   /** Waits until one of the descriptors is readable (or closed by its peer); the indices that are. `[]` on timeout. */
   pollIn(fds: readonly number[], timeoutMs: number): number[];
+  /** Without bytes the child only keeps the descriptor open. */
   sendDetached(fd: number, bytes: Uint8Array, options?: DetachOptions): DetachedSend;
   /** An eBPF array map with one zeroed value. @returns A descriptor. */
   bpfArray(valueBytes: number): number;
@@ -263,9 +262,9 @@ export function createSys(raw: RawSys): Sys {
       if (pollRaw(table, timeoutMs) === 0) return [];
       return fds.map((_, i) => i).filter((i) => table[3 * i + 2] !== 0);
     },
-    sendDetached(fd, bytes, { keepFd = -1, delayMs = 0, lingerMs = 0 } = {}) {
+    sendDetached(fd, bytes, { keepFd = -1, lingerMs = 0 } = {}) {
       const out = new Int32Array(2);
-      check(raw.sendDetached(fd, bytes, out, keepFd, delayMs, lingerMs), "fork", fd);
+      check(raw.sendDetached(fd, bytes, out, keepFd, lingerMs), "fork", fd);
       const [pid = 0, reportFd = -1] = out;
       return { pid, reportFd };
     },

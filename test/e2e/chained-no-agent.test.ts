@@ -204,6 +204,49 @@ describe("both chained plugins without an agent", () => {
     patient(60_000),
   );
 
+  it("hold the next pod of an address to its policy, however soon after the last one's DEL it comes", async () => {
+    // An IPAM that lets addresses cool down never asks this; host-local and `cooldownSeconds: 0` do.
+    const call = (verb: "ADD" | "DEL", containerId: string) =>
+      exec({
+        path: join(CNI_PATH[0] ?? "", "terway-policy"),
+        env: {
+          CNI_COMMAND: verb,
+          CNI_CONTAINERID: containerId,
+          CNI_NETNS: node.path,
+          CNI_IFNAME: "eth0",
+          CNI_PATH: CNI_PATH.join(":"),
+          CNI_ARGS: `K8S_POD_NAMESPACE=unknown;K8S_POD_NAME=${containerId}`,
+        },
+        stdin: JSON.stringify({
+          cniVersion: "1.0.0",
+          name: "net",
+          type: "terway-policy",
+          ...places,
+          default: "deny",
+          prevResult: { cniVersion: "1.0.0", ips: [{ address: "10.74.0.9/32" }] },
+        }),
+        netns: node.path,
+      });
+    const nft = inNetns(node.path, () => openNft(nodeSys));
+    const elements = () =>
+      [...(readTableAtOnce(nft)?.sets.values() ?? [])]
+        .flatMap((set) => set.elements.map(String))
+        .filter((e) => e.includes("10.74.0.9"));
+    for (const [verb, id] of [
+      ["ADD", "first"],
+      ["DEL", "first"],
+      ["ADD", "second"],
+    ] as const)
+      expect((await call(verb, id)).status).toBe(0);
+    const added = elements();
+    expect(added).not.toEqual([]);
+    await new Promise((done) => setTimeout(done, 300)); // whatever the DEL left to others has happened
+    expect(elements()).toEqual(added);
+    expect((await call("DEL", "second")).status).toBe(0);
+    expect(elements()).toEqual([]);
+    nft.close();
+  });
+
   it(
     "wait for nobody's lock and nobody's restore of a large ruleset (F-16)",
     async () => {

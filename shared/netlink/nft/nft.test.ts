@@ -17,7 +17,6 @@ import {
   concatKey,
   delElements,
   delSet,
-  destroyElements,
   getElements,
   getSets,
   type KeyType,
@@ -405,14 +404,6 @@ describe("the kernel", () => {
       { key: ip4("10.0.0.1"), verdict: { to: "return" } },
     ]);
     expect(get("10.0.0.2")?.refusal?.errno).toBe("ENOENT");
-  });
-
-  it("destroys elements that are there and those that are not (Linux 6.3)", () => {
-    clean();
-    const set: NftSet = { ...ref, name: "m", key: ["ipv4_addr"] };
-    nft.commit([newSet(set, 1), ...addElements(set, [{ key: ip4("10.0.0.1") }])]);
-    nft.commit(destroyElements(set, [{ key: ip4("10.0.0.2") }, { key: ip4("10.0.0.1") }]));
-    expect(nft.dump(getElements(set)).flatMap(parseElements)).toEqual([]);
   });
 
   it("takes 20,000 elements in one batch, split over messages", () => {

@@ -230,12 +230,6 @@ export function delElements(ref: SetRef, elements: readonly SetElement[]): Reque
   return elementRequests(N.NFT_MSG_DELSETELEM, 0, "delete", ref, keys);
 }
 
-/** nft destroy element: as delete, but what is not there is no error. Since Linux 6.3; before, the kernel says EINVAL. */
-export function destroyElements(ref: SetRef, elements: readonly SetElement[]): Request[] {
-  const keys = elements.map(({ verdict: _verdict, ...key }) => key);
-  return elementRequests(N.NFT_MSG_DESTROYSETELEM, 0, "destroy", ref, keys);
-}
-
 /** nft list set, for a dump; or with elements, nft get element: ENOENT when one is not there. */
 export function getElements(ref: SetRef, elements: readonly SetElement[] = []): Request {
   return (

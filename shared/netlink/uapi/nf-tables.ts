@@ -38,7 +38,6 @@ export const NFT_MSG_DELSETELEM = 14;
 export const NFT_MSG_NEWGEN = 15;
 export const NFT_MSG_GETGEN = 16;
 /** Linux 6.3 */
-export const NFT_MSG_DESTROYSETELEM = 30;
 
 export const NFT_CONTINUE = -1;
 export const NFT_BREAK = -2;

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -25,6 +26,10 @@
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifndef SYS_close_range
+#define SYS_close_range 436 /* include/uapi/asm-generic/unistd.h */
+#endif
 
 extern char **environ;
 
@@ -50,15 +55,12 @@ static double sys_access(SysArg *a) { return result(access(a[0].s, a[1].i)); }
 static double sys_lock_holder(SysArg *a) {
   int report[2], status;
   int32_t holder = 0;
-  char path[4096]; /* on the stack, as in sys_send_detached */
-  if (strlen(a[0].s) >= sizeof path) return -ENAMETOOLONG;
-  strcpy(path, a[0].s);
   if (pipe2(report, O_CLOEXEC) < 0) return -errno;
   pid_t pid = fork();
   if (pid < 0) holder = -errno;
   if (pid == 0) {
     struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = a[1].i, .l_len = 1};
-    int fd = open(path, O_RDWR | O_CLOEXEC);
+    int fd = open(a[0].s, O_RDWR | O_CLOEXEC);
     if (fd < 0 || fcntl(fd, F_GETLK, &lock) < 0) holder = -errno;
     else holder = lock.l_type == F_UNLCK ? 0 : lock.l_pid;
     _exit(write(report[1], &holder, sizeof holder) != sizeof holder);
@@ -261,65 +263,105 @@ static double sys_poll(SysArg *a) {
   return ready;
 }
 
+/* A syscall that leaves errno alone, for a child that shares it with its parent. */
+static long raw_syscall(long number, long a, long b, long c) {
+#if defined(__x86_64__)
+  long result;
+  __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
+  return result;
+#elif defined(__aarch64__)
+  register long x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c;
+  __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2) : "memory");
+  return x0;
+#else
+#error "raw_syscall() is not written for this processor"
+#endif
+}
+
+struct Detached {
+  int sock, report, kept, linger_ms;
+  size_t length;
+  uint8_t message[65536];
+};
+#define CHILD_STACK_BYTES ((size_t)16 << 10)
+
+static int32_t send_and_wait(const struct Detached *d) {
+  union { struct nlmsghdr h; char bytes[4096]; } reply;
+  if (d->length == 0) return 0;
+  long n = raw_syscall(SYS_write, 0, (long)d->message, (long)d->length);
+  if (n < 0) return (int32_t)n;
+  for (;;) {
+    n = raw_syscall(SYS_read, 0, (long)&reply, sizeof reply);
+    if (n == -EINTR) continue;
+    if (n < (long)sizeof reply.h) return n < 0 ? (int32_t)n : -EPROTO;
+    if (reply.h.nlmsg_type == NLMSG_ERROR) return ((struct nlmsgerr *)NLMSG_DATA(&reply.h))->error;
+  }
+}
+
+/* Calls nothing of the C library: it may run in its parent's memory, or be the child of a process with threads. */
+static int detached_main(void *arg) {
+  const struct Detached *d = arg;
+  raw_syscall(SYS_setsid, 0, 0, 0);
+  /* Keep the socket and the pipe as 0 and 1, what the message names as 2, drop everything else. */
+  long sock = raw_syscall(SYS_fcntl, d->sock, F_DUPFD, 10), report = raw_syscall(SYS_fcntl, d->report, F_DUPFD, 10);
+  long kept = d->kept >= 0 ? raw_syscall(SYS_fcntl, d->kept, F_DUPFD, 10) : -1;
+  raw_syscall(SYS_dup3, sock, 0, 0);
+  raw_syscall(SYS_dup3, report, 1, 0);
+  if (kept >= 0) raw_syscall(SYS_dup3, kept, 2, 0);
+  int first = kept >= 0 ? 3 : 2;
+  if (raw_syscall(SYS_close_range, first, ~0U, 0) < 0) /* Linux 5.9 */
+    for (int fd = first; fd < 64; fd++) raw_syscall(SYS_close, fd, 0, 0);
+  int32_t verdict = send_and_wait(d);
+  raw_syscall(SYS_write, 1, (long)&verdict, sizeof verdict); /* nobody need read it: our callers ignore SIGPIPE */
+  raw_syscall(SYS_close, 1, 0, 0);
+  struct timespec linger = {d->linger_ms / 1000, d->linger_ms % 1000 * 1000000L};
+  if (d->linger_ms > 0) raw_syscall(SYS_nanosleep, (long)&linger, 0, 0);
+  raw_syscall(SYS_exit_group, 0, 0, 0);
+  return 0;
+}
+
 /*
  * Sends one netlink request from a child process and returns at once with the read end of a pipe (the child's
  * verdict: one int32, 0 or -errno, after the kernel's acknowledgement) in out[1], and the child's pid in out[0].
+ * Without a message the child only keeps the socket open.
  *
- * The last two arguments are milliseconds: how long the child waits before it sends, and after its verdict before it
- * closes the socket.
+ * The last argument is for how many milliseconds the child keeps the socket after its verdict.
  *
  * Why a child: RTM_DELLINK unlists the link within a millisecond and then keeps its caller asleep in
  * netdev_run_todo() for tens of milliseconds. The caller that matters waits for the notification instead, and the
  * child does the sleeping. It keeps none of our descriptors, so nobody who waits for EOF on them waits for it.
- * After fork() in a process that may have threads (Node), the child uses async-signal-safe calls only.
+ *
+ * A plugin, which has one thread and ends soon, lends the child its memory: nothing is copied, and taking the memory
+ * apart at the end is the child's part, too.
  */
 static double sys_send_detached(SysArg *a) {
   if (a[2].b.len < 2 * sizeof(int32_t)) return -EINVAL;
   int32_t *out = (int32_t *)a[2].b.ptr;
-  int sock = a[0].i, kept = a[3].i, report[2];
-  uint8_t message[65536]; /* on the stack: the engine's memory may not be there in the child (plugins/host/main.c) */
-  size_t length = a[1].b.len;
-  if (length > sizeof message) return -EMSGSIZE;
-  memcpy(message, a[1].b.ptr, length);
-  if (pipe2(report, O_CLOEXEC) < 0) return -errno;
-  pid_t pid = fork();
-  if (pid < 0) {
-    int err = errno;
-    close(report[0]);
+  int report[2];
+  struct Detached *d = NULL;
+  if (a[1].b.len > sizeof d->message) return -EMSGSIZE;
+  size_t bytes = sizeof *d + CHILD_STACK_BYTES;
+  d = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (d == MAP_FAILED) return -errno;
+  pid_t pid = -1;
+  int err = pipe2(report, O_CLOEXEC) < 0 ? errno : 0;
+  if (!err) {
+    d->sock = a[0].i, d->report = report[1], d->kept = a[3].i, d->linger_ms = a[4].i, d->length = a[1].b.len;
+    memcpy(d->message, a[1].b.ptr, d->length);
+#ifdef TERWAY_LENDS_MEMORY
+    pid = clone(detached_main, (uint8_t *)d + bytes, CLONE_VM | SIGCHLD, d);
+#else
+    pid = fork();
+    if (pid == 0) detached_main(d);
+    munmap(d, bytes);
+    d = NULL;
+#endif
+    if (pid < 0) err = errno;
     close(report[1]);
-    return -err;
+    if (err) close(report[0]);
   }
-  if (pid == 0) {
-    setsid();
-    /* Keep the socket and the pipe as 0 and 1, what the message names as 2, drop everything else. */
-    int keep = fcntl(report[1], F_DUPFD, 10);
-    int s = fcntl(sock, F_DUPFD, 10);
-    int named = kept >= 0 ? fcntl(kept, F_DUPFD, 10) : -1;
-    dup2(s, 0);
-    dup2(keep, 1);
-    if (named >= 0) dup2(named, 2);
-    for (int fd = named >= 0 ? 3 : 2; fd < 64; fd++) close(fd);
-    signal(SIGPIPE, SIG_IGN); /* nobody need wait for the verdict */
-    if (a[4].i > 0) poll(NULL, 0, a[4].i);
-    int32_t verdict = 0;
-    union { struct nlmsghdr h; char bytes[4096]; } reply;
-    if (send(0, message, length, 0) < 0) {
-      verdict = -errno;
-    } else {
-      for (;;) {
-        ssize_t n = recv(0, &reply, sizeof reply, 0);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < (ssize_t)sizeof(struct nlmsghdr)) { verdict = n < 0 ? -errno : -EPROTO; break; }
-        if (reply.h.nlmsg_type == NLMSG_ERROR) { memcpy(&verdict, NLMSG_DATA(&reply.h), sizeof verdict); break; }
-      }
-    }
-    ssize_t ignored = write(1, &verdict, sizeof verdict);
-    (void)ignored;
-    close(1);
-    if (a[5].i > 0) poll(NULL, 0, a[5].i);
-    _exit(0);
-  }
-  close(report[1]);
+  if (err && d) munmap(d, bytes);
+  if (err) return -err;
   out[0] = pid;
   out[1] = report[0];
   return 0;
@@ -375,7 +417,7 @@ const SysFunction sys_functions[] = {
     {"bindNetlink", "ii", sys_bind_netlink}, {"bindUnix", "is", sys_bind_unix},
     {"connectUnix", "is", sys_connect_unix}, {"sendToUnix", "isb", sys_sendto_unix},
     {"unixName", "ib", sys_unix_name},   {"poll", "bi", sys_poll},
-    {"sendDetached", "ibbiii", sys_send_detached},
+    {"sendDetached", "ibbii", sys_send_detached},
     {"bpfArray", "i", sys_bpf_array},    {"bpfLoad", "ib", sys_bpf_load},
 };
 const size_t sys_function_count = sizeof sys_functions / sizeof *sys_functions;
