@@ -70,10 +70,7 @@ function free(ctx: AgentContext, a: Attachment): void {
   } finally {
     nl.close();
   }
-  forgetAddresses(
-    nodeSys,
-    policyAddressesOf(ctx.store.db, a).map((p) => p.address),
-  );
+  forgetAddresses(nodeSys, policyAddressesOf(ctx.store.db, a));
   inTransaction(ctx.store.db, () => {
     dropPolicyAddresses(ctx.store.db, a);
     releaseAttachment(ctx.store.db, a, nowMs(), cooldownOf(ctx));

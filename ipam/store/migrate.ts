@@ -17,6 +17,7 @@ export function schemaVersion(db: SqlHandle): number {
  * @throws {StoreError} When a newer program has changed the store in a way that this one does not understand.
  */
 export function compareSchema(db: SqlHandle, path: string, migrations = MIGRATIONS): "ready" | "older" {
+  if (db.schemaKnown) return "ready";
   const found = schemaVersion(db);
   const known = migrations.length;
   if (found === known) return "ready";
@@ -45,20 +46,21 @@ export function migrate(db: SqlHandle, migrations: readonly Migration[] = MIGRAT
       );
     }
     db.exec(`PRAGMA user_version=${migrations.length}`);
-    db.exec(`PRAGMA application_id=${layoutOf(db)}`);
+    db.exec(`PRAGMA application_id=${layoutOf(db, migrations.length)}`);
   });
 }
 
 /**
- * Tells stores whose schema is the same and lies on the same pages from all others: what an executable knows of one
- * since it was built holds for the other. SQLite itself says when a schema changes later (`PRAGMA schema_version`).
+ * Tells stores whose schema is the same, by the same number of migrations, and lies on the same pages from all others:
+ * what an executable knows of one since it was built holds for the other. SQLite itself says when a schema changes later
+ * (`PRAGMA schema_version`).
  *
  * @returns A positive 31-bit number.
  */
-function layoutOf(db: SqlHandle): number {
+function layoutOf(db: SqlHandle, version: number): number {
   const rows = db.all("SELECT type, name, tbl_name, rootpage, sql FROM sqlite_schema ORDER BY rowid");
   const [a = 0, b = 0, c = 0, d = 0] = hash128(
-    JSON.stringify(rows.map((r) => [r.type, r.name, r.tbl_name, r.rootpage, r.sql])),
+    JSON.stringify([version, ...rows.map((r) => [r.type, r.name, r.tbl_name, r.rootpage, r.sql])]),
   );
   return 1 + (((a << 24) | (b << 16) | (c << 8) | d) & 0x3fff_ffff);
 }

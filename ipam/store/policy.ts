@@ -188,17 +188,16 @@ export function putPolicyAddress(db: SqlHandle, a: PolicyAddress): void {
   );
 }
 
-/** Forgets the attachment's addresses, but for those that are another's by now. @returns What was forgotten. */
-export function dropPolicyAddresses(db: SqlHandle, key: AttachmentKey): PolicyAddress[] {
-  return db
-    .all("DELETE FROM policy_address WHERE network = ? AND container_id = ? AND ifname = ? RETURNING *", keyParams(key))
-    .map(addressOf);
+/** Forgets the attachment's addresses, but for those that are another's by now. */
+export function dropPolicyAddresses(db: SqlHandle, key: AttachmentKey): void {
+  db.run("DELETE FROM policy_address WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key));
 }
 
-export function policyAddressesOf(db: SqlHandle, key: AttachmentKey): PolicyAddress[] {
+/** Those that are still the attachment's. */
+export function policyAddressesOf(db: SqlHandle, key: AttachmentKey): string[] {
   return db
-    .all("SELECT * FROM policy_address WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key))
-    .map(addressOf);
+    .all("SELECT address FROM policy_address WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key))
+    .map(({ address }) => String(address));
 }
 
 export function listPolicyAddresses(db: SqlHandle): PolicyAddress[] {

@@ -61,7 +61,7 @@ function withWork<T>(call: CniCall, host: PluginHost, work: (w: Work) => T): T {
 export const policyPlugin: Plugin = {
   add: (call, host) => withWork(call, host, add),
   check: (call, host) => withWork(call, host, check),
-  del: (call, host) => withStore(host, placesOf(call, host.env), (store) => remove(host, store, keyOf(call), call)),
+  del: (call, host) => withStore(host, placesOf(call, host.env), (store) => remove(host, store, call)),
   gc(call, host) {
     const valid = call.conf.validAttachments;
     if (valid === undefined) return;
@@ -216,11 +216,8 @@ function waitForPolicy(w: Work, pod: Pod): PodPolicy {
 
 function undo(w: Work, cause: unknown, pod: Pod): void {
   try {
-    const claimed = inTransaction(w.store.db, () => dropPolicyAddresses(w.store.db, w.key));
-    removeAddresses(
-      w.host.sys,
-      claimed.map((a) => a.address),
-    );
+    removeAddresses(w.host.sys, policyAddressesOf(w.store.db, w.key));
+    inTransaction(w.store.db, () => dropPolicyAddresses(w.store.db, w.key));
   } catch (error) {
     tell(w, `undo: ${asFailure(error).message}`, pod, "error");
   }
@@ -255,14 +252,16 @@ function warnOfBridge(w: Work, result: Result, pod: Pod): void {
 // ---- DEL, GC ----
 
 /** The store forgets last: whoever is killed before leaves behind what DEL, GC and the agent go by. */
-function remove(host: PluginHost, store: Store, key: AttachmentKey, call?: CniCall): void {
-  const addresses = policyAddressesOf(store.db, key).map((a) => a.address);
-  if (addresses.length > 0) {
-    removeAddresses(host.sys, addresses);
-    withBallast(host.sys, store.path, () => inTransaction(store.db, () => dropPolicyAddresses(store.db, key)));
-  } else if (call !== undefined) {
+function remove(host: PluginHost, store: Store, call: CniCall): void {
+  const key = keyOf(call);
+  const addresses = policyAddressesOf(store.db, key);
+  if (addresses.length === 0) {
     removeStrays(host, store, remembered(call));
+    return;
   }
+  // Outside of the transaction, which nobody need wait for: the IPAM plugin holds the addresses until its own DEL.
+  removeAddresses(host.sys, addresses);
+  withBallast(host.sys, store.path, () => inTransaction(store.db, () => dropPolicyAddresses(store.db, key)));
 }
 
 /** What the runtime remembers; nonsense in it keeps no pod from being deleted. */
@@ -274,8 +273,7 @@ function remembered(call: CniCall): string[] {
 }
 
 /**
- * The store was lost: what nobody else has of these. In a transaction, for an ADD that claims one of them meanwhile must
- * find its verdict there afterwards.
+ * The store was lost, or the node's boot is another: what nobody else has of these. In a transaction, as in GC.
  */
 function removeStrays(host: PluginHost, store: Store, addresses: readonly string[]): void {
   const taken = (address: string) => store.db.get("SELECT 1 FROM policy_address WHERE address = ?", [address]);
@@ -297,7 +295,13 @@ function collect(
   let failure: unknown;
   for (const key of planPolicyGc(store.db, network, valid, storeNow(host.sys) - GC_GRACE_MS)) {
     try {
-      remove(host, store, key);
+      // In a transaction: the addresses may be free already, and an ADD that claims one must find its verdict there.
+      withBallast(host.sys, store.path, () =>
+        inTransaction(store.db, () => {
+          removeAddresses(host.sys, policyAddressesOf(store.db, key));
+          dropPolicyAddresses(store.db, key);
+        }),
+      );
     } catch (error) {
       failure ??= error;
     }
@@ -310,7 +314,7 @@ function collect(
 function check(w: Work): void {
   const addresses = addressesOf(w.call);
   const pod = identityOf(w.call);
-  const mine = policyAddressesOf(w.store.db, w.key).map((a) => a.address);
+  const mine = policyAddressesOf(w.store.db, w.key);
   const problems = addresses
     .filter((a) => !mine.includes(a))
     .map((a) => `the store does not have ${a} for container ${w.key.containerId}`);

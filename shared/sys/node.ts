@@ -91,6 +91,7 @@ export const openNodeSql: SqlOpen = (path) => {
     return (statement.all(...params) as unknown as SqlValue[][]).map(toRow);
   };
   const handle: SqlHandle = {
+    schemaKnown: false,
     exec: (sql) => guard(() => db.exec(sql)),
     run: (sql, params = []) => guard(() => Number(prepare(sql).statement.run(...params).changes)),
     // all()[0] and not get(): a statement with RETURNING must run to its end.

@@ -9,6 +9,7 @@ interface RawSql {
   exec(db: number, sql: string): void;
   query(db: number, sql: string, params: readonly SqlValue[]): SqlRow[];
   changes(db: number): number;
+  schemaKnown(db: number): boolean;
 }
 
 interface EngineGlobals {
@@ -48,6 +49,7 @@ function guard<T>(work: () => T): T {
 export const openQuickjsSql: SqlOpen = (path) => {
   const db = guard(() => sql.open(path));
   const handle: SqlHandle = {
+    schemaKnown: sql.schemaKnown(db),
     exec: (text) => guard(() => sql.exec(db, text)),
     run: (text, params = []) =>
       guard(() => {

@@ -20,6 +20,8 @@ export class SqlError extends Error {
 }
 
 export interface SqlHandle {
+  /** The database has the schema that this executable was built with, to the byte; never on Node, which knows none. */
+  readonly schemaKnown: boolean;
   /** Runs any number of statements that return nothing. */
   exec(sql: string): void;
   /** Rows changed by one statement. */

@@ -34,6 +34,7 @@ function stoppingAt(n: number): SqlOpen {
   return (path) => {
     const db: SqlHandle = openQuickjsSql(path);
     return {
+      schemaKnown: db.schemaKnown,
       exec: counted(db.exec),
       run: counted(db.run),
       get: counted(db.get),

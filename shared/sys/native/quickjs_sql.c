@@ -18,6 +18,7 @@
 struct TerwaySchema terway_known_schema;
 
 static sqlite3 *databases[MAX_DATABASES];
+static int schema_known[MAX_DATABASES];
 /* Statements by their text: a plugin runs most of them once, but a loop should not pay for preparing them again. */
 static struct { sqlite3_stmt *statement; uint32_t hash; } statements[MAX_DATABASES][MAX_STATEMENTS];
 
@@ -86,7 +87,7 @@ static JSValue sql_open(JSContext *ctx, JSValueConst self, int argc, JSValueCons
     return error;
   }
   sqlite3_extended_result_codes(databases[i], 1);
-  terway_schema_give(databases[i], &terway_known_schema); /* first: it waits for nobody */
+  schema_known[i] = terway_schema_give(databases[i], &terway_known_schema); /* first: it waits for nobody */
   sqlite3_busy_handler(databases[i], on_busy, NULL);
   sqlite3_wal_hook(databases[i], on_commit, NULL);
   /* A plugin lives for milliseconds: leave checkpoints (fsync) at close to those who have the time. */
@@ -251,12 +252,22 @@ static JSValue sql_changes(JSContext *ctx, JSValueConst self, int argc, JSValueC
   return db ? JS_NewInt32(ctx, sqlite3_changes(db)) : JS_EXCEPTION;
 }
 
+/* Whether the database has the schema that was known since the build. */
+static JSValue sql_schema_known(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv) {
+  (void)self, (void)argc;
+  int32_t i;
+  if (!get_db(ctx, argv[0])) return JS_EXCEPTION;
+  JS_ToInt32(ctx, &i, argv[0]);
+  return JS_NewBool(ctx, schema_known[i]);
+}
+
 void terway_bind_sql(JSContext *ctx) {
   JSValue global = JS_GetGlobalObject(ctx), table = JS_NewObject(ctx);
   JS_SetPropertyStr(ctx, table, "open", JS_NewCFunction(ctx, sql_open, "open", 1));
   JS_SetPropertyStr(ctx, table, "close", JS_NewCFunction(ctx, sql_close, "close", 1));
   JS_SetPropertyStr(ctx, table, "query", JS_NewCFunction(ctx, sql_query, "query", 3));
   JS_SetPropertyStr(ctx, table, "exec", JS_NewCFunction(ctx, sql_exec, "exec", 2));
+  JS_SetPropertyStr(ctx, table, "schemaKnown", JS_NewCFunction(ctx, sql_schema_known, "schemaKnown", 1));
   JS_SetPropertyStr(ctx, table, "changes", JS_NewCFunction(ctx, sql_changes, "changes", 1));
   JS_SetPropertyStr(ctx, global, "terwaySql", table);
   JS_FreeValue(ctx, global);

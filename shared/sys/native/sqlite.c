@@ -32,11 +32,12 @@ int terway_schema_read(const char *path, struct TerwaySchema *out) {
   return code;
 }
 
-void terway_schema_give(sqlite3 *db, struct TerwaySchema *known) {
+int terway_schema_give(sqlite3 *db, struct TerwaySchema *known) {
   Btree *file = db->aDb[0].pBt;
-  if (known->schema == NULL || sqlite3BtreeBeginTrans(file, 0, NULL) != SQLITE_OK) return;
+  if (known->schema == NULL || sqlite3BtreeBeginTrans(file, 0, NULL) != SQLITE_OK) return 0;
   struct TerwaySchema found = identity(file);
-  if (found.layout != 0 && found.layout == known->layout && found.cookie == known->cookie) {
+  int same = found.layout != 0 && found.layout == known->layout && found.cookie == known->cookie;
+  if (same) {
     Schema *empty = db->aDb[0].pSchema;
     db->aDb[0].pSchema = file->pBt->pSchema = known->schema;
     known->schema = NULL; /* one connection's */
@@ -44,4 +45,5 @@ void terway_schema_give(sqlite3 *db, struct TerwaySchema *known) {
     sqlite3BtreeSetCacheSize(file, db->aDb[0].pSchema->cache_size);
   }
   sqlite3BtreeCommit(file);
+  return same;
 }

@@ -15,5 +15,8 @@ struct TerwaySchema {
 /* Reads the schema of the database, which stays in memory. Returns SQLite's result code. */
 int terway_schema_read(const char *path, struct TerwaySchema *out);
 
-/* Gives a connection that was just opened the schema, if it is its file's: then SQLite does not read it. Can be given once. */
-void terway_schema_give(sqlite3 *db, struct TerwaySchema *known);
+/*
+ * Gives a connection that was just opened the schema, if it is its file's: then SQLite does not read it. Can be given once.
+ * Returns whether it was.
+ */
+int terway_schema_give(sqlite3 *db, struct TerwaySchema *known);
