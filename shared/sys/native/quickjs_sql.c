@@ -6,6 +6,7 @@
 
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "sqlite_schema.h"
 
@@ -71,6 +72,13 @@ static int on_commit(void *opaque, sqlite3 *db, const char *schema, int frames) 
   return SQLITE_OK; /* the commit stands, whatever became of this */
 }
 
+/* As root, SQLite gives each file that it opens to the owner of the database, who is root: a write of every inode. */
+static uid_t nobody(void) { return 65534; }
+static void leave_owners(void) {
+  sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+  vfs->xSetSystemCall(vfs, "geteuid", (sqlite3_syscall_ptr)nobody);
+}
+
 static JSValue sql_open(JSContext *ctx, JSValueConst self, int argc, JSValueConst *argv) {
   (void)self, (void)argc;
   int i = 0;
@@ -78,6 +86,7 @@ static JSValue sql_open(JSContext *ctx, JSValueConst self, int argc, JSValueCons
   if (i == MAX_DATABASES) return fail(ctx, SQLITE_NOMEM, "too many open databases");
   const char *path = JS_ToCString(ctx, argv[0]);
   if (!path) return JS_EXCEPTION;
+  leave_owners();
   int code = sqlite3_open_v2(path, &databases[i], SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
   JS_FreeCString(ctx, path);
   if (code != SQLITE_OK) {
