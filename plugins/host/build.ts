@@ -228,9 +228,11 @@ function buildProgram(source: string, name: string, tools: Toolchain, frozen: bo
   };
   const bytecode = `.incbin "${file("bytecode")}"`;
   const next = `${executable}.new`;
-  const frozenNow = frozen && freeze(file, link, bytecode, target, next);
+  const frozenNow = frozen && freeze(name, file, link, bytecode, target, next);
   if (!frozenNow) link(next, ".zero 4096", bytecode);
   run(target.strip, ["-s", "-R", ".comment", next]);
+  // In one piece, as an installation does: what was written bit by bit lies in small folios, which are mapped one by one.
+  writeFileSync(next, readFileSync(next));
   // A new file under the old name: a runtime may be executing the old one right now.
   renameSync(next, executable);
   return frozenNow;
@@ -245,8 +247,57 @@ function emptyStore(path: string): string {
   return path;
 }
 
+/** In main.c's struct Header. */
+const TOUCHED_AT = 8;
+const TOUCHED_BYTES = 128;
+/** The memory of a process under an emulator is not that of the program. */
+const EVERY_PAGE = new Uint8Array(TOUCHED_BYTES).fill(0xff);
+
+/**
+ * Calls that need no privilege and change nothing: an ADD that finds no network namespace, a DEL that finds no container.
+ * What real ones write to besides comes one page fault at a time.
+ *
+ * @returns A bit for each page of the snapshot that any of them wrote to.
+ */
+function rehearse(executable: string, plugin: string, folder: string): Uint8Array {
+  rmSync(folder, { recursive: true, force: true });
+  mkdirSync(folder);
+  const touched = new Uint8Array(TOUCHED_BYTES);
+  const conf = {
+    cniVersion: "1.1.0",
+    name: "rehearsal",
+    type: plugin,
+    store: emptyStore(join(folder, "ipam.db")),
+    logDir: folder,
+    ipam: { type: "terway-ipam", ranges: [[{ subnet: "192.0.2.0/24" }]] },
+    runtimeConfig: { bandwidth: { ingressRate: 10_000_000, ingressBurst: 1_000_000 } },
+    prevResult: { cniVersion: "1.1.0", interfaces: [{ name: "eth0", sandbox: folder }], ips: [] },
+  };
+  for (const verb of ["ADD", "DEL"]) {
+    const env = {
+      CNI_COMMAND: verb,
+      CNI_CONTAINERID: "rehearsal",
+      CNI_NETNS: join(folder, "no-netns"),
+      CNI_IFNAME: "eth0",
+      CNI_PATH: folder,
+      CNI_ARGS: "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=rehearsal",
+    };
+    const done = spawnSync(executable, ["--touched"], {
+      env,
+      input: JSON.stringify(conf),
+      stdio: ["pipe", "ignore", "inherit", "pipe"],
+    });
+    const pages = done.output[3] as Buffer | null | undefined;
+    if (done.status !== 0 || pages?.length !== TOUCHED_BYTES)
+      throw new Error(`${executable} --touched ended with status ${done.status}: see its message above`);
+    for (const [i, bits] of pages.entries()) touched[i] = (touched[i] ?? 0) | bits;
+  }
+  return touched;
+}
+
 /** Links, lets the program stop before its main, and links again around what its memory then holds. */
 function freeze(
+  name: string,
   file: (suffix: string) => string,
   link: (out: string, snapshot: string, program: string) => void,
   bytecode: string,
@@ -260,8 +311,13 @@ function freeze(
   if (done.error !== undefined && target.runWith.length > 0) return false; // no emulator: it starts from bytecode
   if (done.status !== 0 || done.stdout.length === 0)
     throw new Error(`${first} --freeze ended with status ${done.status}: ${done.stderr}`);
-  writeFileSync(file("snapshot"), done.stdout);
-  link(out, `.incbin "${file("snapshot")}"`, ".byte 0");
+  const relink = () => {
+    writeFileSync(file("snapshot"), done.stdout);
+    link(out, `.incbin "${file("snapshot")}"`, ".byte 0");
+  };
+  relink();
+  done.stdout.set(target.runWith.length > 0 ? EVERY_PAGE : rehearse(out, name, file("rehearsal")), TOUCHED_AT);
+  relink();
   if (layoutOf(first) !== layoutOf(out))
     throw new Error(`the code of ${out} lies elsewhere than that of ${first}: its snapshot would lead astray`);
   return true;
