@@ -158,7 +158,7 @@ function bundle(source: string, out: string): void {
  */
 const SECTIONS = `SECTIONS {
   .snapshot 0x10000000 : { *(.snapshot) }
-  .program 0x20000000 : { *(.program) }
+  .program 0x60000000 : { *(.program) }
 } INSERT AFTER .comment;
 `;
 const SNAPSHOT_ROOM_BYTES = 4 << 20;

@@ -130,7 +130,9 @@ static int report(JSContext *ctx) {
 }
 
 static void reserve_region(void) {
-  region_next = mmap(NULL, REGION_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  /* Beside the snapshot, if nobody is there, for its page tables. */
+  void *beside = (void *)(((uintptr_t)snapshot_end + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1));
+  region_next = mmap(beside, REGION_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (region_next == MAP_FAILED) {
     fputs("cannot reserve memory for the engine\n", stderr);
     exit(71); /* EX_OSERR */
