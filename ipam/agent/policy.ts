@@ -8,6 +8,7 @@ import { openNft } from "../../shared/netlink/nft/socket.ts";
 import { NETLINK_NETFILTER } from "../../shared/netlink/uapi/netlink.ts";
 import { NFNLGRP_NFTABLES } from "../../shared/netlink/uapi/nf-tables.ts";
 import { parseMessages } from "../../shared/netlink/wire/reader.ts";
+import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
 import { POLICY_TABLE } from "../../shared/policy/names.ts";
 import { AF_NETLINK, MSG_DONTWAIT, SOCK_NONBLOCK, SOCK_RAW } from "../../shared/sys/linux.ts";
 import { nodeSys as sys, watchFd } from "../../shared/sys/node.ts";
@@ -71,6 +72,7 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
   });
   const hadPolicy = enforcer.compiled !== undefined;
   let accepted = false;
+  let brought: CompiledPolicy | undefined;
   let retry: NodeJS.Timeout | undefined;
 
   function take(refresh: Refresh): void {
@@ -96,10 +98,13 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
       return;
     }
     compiler.setAttached(attachedPods(store));
-    const before = enforcer.compiled;
     const compiled = compiler.compile();
-    if (compiled === before) return;
-    const { rows, changed } = enforcer.bring(compiled);
+    if (compiled === brought && !enforcer.keepsEnded) return;
+    const isNew = compiled !== brought;
+    brought = undefined; // unless it succeeds
+    const { rows, changed } = enforcer.bring(compiled, compiler.objects.size > 0);
+    brought = compiled;
+    if (!isNew && rows === 0 && changed.length === 0) return;
     ctx.log("info", `policy revision ${compiled.revision}: ${changed.length} changes in the kernel`, {
       pods: compiled.pods.length,
       profiles: compiled.profiles.length,

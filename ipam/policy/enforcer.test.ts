@@ -8,6 +8,8 @@ import { delTable } from "../../shared/netlink/nft/table.ts";
 import { NetlinkError } from "../../shared/netlink/socket.ts";
 import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
 import { POLICY_TABLE } from "../../shared/policy/names.ts";
+import { putPod } from "../../shared/policy/pod-program.ts";
+import { verdictsOf } from "../../shared/policy/pod-verdicts.ts";
 import { policyProblems, removePolicy } from "../../shared/policy/program.ts";
 import { readTable } from "../../shared/policy/read.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
@@ -206,4 +208,58 @@ describe("a kernel that lacks what policies need", () => {
       expect(getCompiled(store.db)).toEqual(policy(1, 1));
     },
   );
+});
+
+/** As `policy`, without the second pod's object. */
+function withoutSecond(n: number, revision: number): CompiledPolicy {
+  const whole = policy(n, revision);
+  return { ...whole, pods: whole.pods.slice(0, 1) };
+}
+
+describe("a pod whose object ended before its container", () => {
+  it("keeps its policy while it is attached, also over a restart of the agent", () => {
+    const agent = createEnforcer(store, nft);
+    agent.bring(policy(1, 1));
+    // Whatever else changes: the first pod has another profile now, the second only what it had.
+    agent.bring(withoutSecond(2, 2));
+    const verdicts = () => readTable(nft)?.sets.get("to4")?.elements;
+    const kept = ["10.9.0.1 : goto in-profile-2", "10.9.0.2 : goto in-profile-1"];
+    expect([verdicts(), agent.keepsEnded]).toEqual([kept, true]);
+    expect(agent.bring(withoutSecond(2, 2)).changed).toEqual([]);
+    const next = createEnforcer(store, nft);
+    expect(next.mend()).toEqual([]);
+    next.bring(withoutSecond(3, 3));
+    expect(verdicts()).toEqual(["10.9.0.1 : goto in-profile-3", "10.9.0.2 : goto in-profile-1"]);
+    inTransaction(store.db, () => store.db.run("DELETE FROM policy_address WHERE name = 'p2'"));
+    next.bring(withoutSecond(3, 3));
+    expect([verdicts(), next.keepsEnded]).toEqual([["10.9.0.1 : goto in-profile-3"], false]);
+    expect(getCompiled(store.db)).toEqual(withoutSecond(3, 3));
+    expect(readTable(nft)?.chains.has("in-profile-1")).toBe(false);
+  });
+
+  it("is under no policy when that is what is asked for", () => {
+    const agent = createEnforcer(store, nft);
+    agent.bring(policy(1, 1));
+    agent.bring({ revision: 2, sets: [], endpointSets: [], profiles: [], pods: [] }, false);
+    expect(agent.keepsEnded).toBe(false);
+    expect(readTable(nft)?.chains.has("in-profile-1")).toBe(false);
+  });
+});
+
+describe("an ADD between the agent's write of the store and that of the kernel", () => {
+  it("does not double the rules of the profile that it makes", () => {
+    const agent = createEnforcer(store, nft);
+    agent.bring(policy(1, 1));
+    const rules = () => readTable(nft)?.chains.get("in-profile-2")?.rules.length;
+    putPod(
+      nft,
+      () => ({ verdicts: verdictsOf(["10.9.0.1"], { ingress: "profile-2" }), parts: () => policy(2, 2) }),
+      {},
+    );
+    const made = rules();
+    expect(made).toBeGreaterThan(0);
+    agent.bring(policy(2, 2));
+    expect(rules()).toBe(made);
+    expect(agent.mend()).toEqual([]);
+  });
 });

@@ -15,6 +15,7 @@ import type { Store } from "../store/open.ts";
 import { getCompiled, getPolicyRevision, listLocalPods, localPodsText, putCompiled } from "../store/policy.ts";
 import { inTransaction } from "../store/transaction.ts";
 import type { AttachedPod } from "./compiler.ts";
+import { keepEnded } from "./ended-pods.ts";
 import { InsideEnforcer } from "./inside.ts";
 
 /** Pods of this node with the addresses that they really have, by the chained plugin's rows and by our IPAM's. */
@@ -60,8 +61,15 @@ export interface Enforced {
 export interface Enforcer {
   /** What the store holds. */
   readonly compiled: CompiledPolicy | undefined;
-  /** Brings store and kernel to it. @throws {NetlinkError} When the kernel refuses; the store has it then. */
-  bring(compiled: CompiledPolicy): Enforced;
+  /** Pods are kept under a policy whose objects ended: `bring` is wanted again when one of them is gone. */
+  readonly keepsEnded: boolean;
+  /**
+   * Brings store and kernel to it; pods that it does not name keep what they have while they are attached.
+   *
+   * @param keepEnded false: whatever it does not name is under no policy.
+   * @throws {NetlinkError} When the kernel refuses; the store has it then.
+   */
+  bring(compiled: CompiledPolicy, keepEnded?: boolean): Enforced;
   /**
    * Compares with the whole of what the kernel has, and mends. Where judging itself was away (a flushed table or chain),
    * connections that began meanwhile and are not allowed end, whatever `cutEstablished` says.
@@ -91,6 +99,7 @@ export function createEnforcer(store: Store, nft: NftSocket | undefined, given: 
   let compiled = getCompiled(db);
   let programmed: Programmed | undefined;
   const inside = new InsideEnforcer(store);
+  let keepsEnded = false;
   let local: { readonly text: string; readonly pods: readonly LocalPod[] } | undefined;
 
   /** The same list while it is the same pods: what was made of it holds. */
@@ -122,8 +131,13 @@ export function createEnforcer(store: Store, nft: NftSocket | undefined, given: 
     get compiled() {
       return compiled;
     },
-    bring(next) {
+    get keepsEnded() {
+      return keepsEnded;
+    },
+    bring(given, keep = true) {
       const before = compiled;
+      const next = keep ? keepEnded(given, before, localPods()) : given;
+      keepsEnded = next !== given;
       const rows = next === before ? 0 : inTransaction(db, () => putCompiled(db, next, before));
       compiled = next;
       return { rows, changed: program(programmed) };

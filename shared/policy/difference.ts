@@ -45,11 +45,16 @@ function addMissing(
   prepare: Request[],
   change: Request[],
   words: string[],
-  tell: boolean,
+  known: boolean,
 ): void {
   const chains = [...want.chains].filter(([name]) => !have.chains.has(name));
   const sets = [...want.sets].filter(([name]) => !have.sets.has(name));
-  for (const [name, { hook }] of chains) if (hook === undefined) prepare.push(newChain({ ...POLICY_TABLE, name }));
+  for (const [name, { hook }] of chains) {
+    if (hook !== undefined) continue;
+    prepare.push(newChain({ ...POLICY_TABLE, name }));
+    // An ADD may have made it, and its rules, since `have` was read: they are not to be there twice.
+    if (known) prepare.push(delRules({ ...POLICY_TABLE, chain: name }));
+  }
   for (const [i, [name, content]] of sets.entries()) {
     prepare.push(newSet(setForm(name, content), i + 1));
     // The maps lead packets to the chains: those come last.
@@ -63,7 +68,7 @@ function addMissing(
     if (hook !== undefined) requests.push(newChain({ ...POLICY_TABLE, name, hook }));
     for (const rule of rules) requests.push(newRule({ ...POLICY_TABLE, chain: name, ...rule }));
   }
-  if (!tell) return;
+  if (!known) return;
   words.push(
     ...chains.map(([name]) => `chain ${name} is missing`),
     ...sets.map(([name, { kind }]) => `${kind === "verdicts" ? "map" : "set"} ${name} is missing`),

@@ -91,7 +91,7 @@ export default class PolicySync extends BaseCommand {
         logDrops: flags["log-drops"],
         cutEstablished: flags["cut-established"],
       });
-      const { rows, changed } = enforcer.bring(compiled);
+      const { rows, changed } = enforcer.bring(compiled, compiler.objects.size > 0);
       this.log(
         `revision ${compiled.revision}: ${compiled.pods.length} pods, ${compiled.profiles.length} profiles, ${compiled.sets.length + compiled.endpointSets.length} sets; ${rows} rows written, ${changed.length} changes in the kernel`,
       );
