@@ -106,8 +106,14 @@ function deleteAttachment(db: SqlHandle, key: AttachmentKey): void {
   db.run("DELETE FROM attachment WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key));
 }
 
-export function markReady(db: SqlHandle, key: AttachmentKey): void {
-  db.run("UPDATE attachment SET state = 'ready' WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key));
+/** @returns false: there is no such attachment, or no longer. */
+export function markReady(db: SqlHandle, key: AttachmentKey): boolean {
+  return (
+    db.run(
+      "UPDATE attachment SET state = 'ready' WHERE network = ? AND container_id = ? AND ifname = ?",
+      keyParams(key),
+    ) > 0
+  );
 }
 
 /** Attachments that were made in the namespace with this identity. */

@@ -32,6 +32,12 @@ export function dropDemand(db: SqlHandle, key: AttachmentKey): void {
   db.run("DELETE FROM demand WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key));
 }
 
+/** Whether this waiter's is still there: a DEL takes it away. */
+export function isWaiting(db: SqlHandle, key: AttachmentKey, waiter: string): boolean {
+  const row = db.get("SELECT waiter FROM demand WHERE network = ? AND container_id = ? AND ifname = ?", keyParams(key));
+  return row?.waiter === waiter;
+}
+
 /** Those whose waiter has not given up yet. */
 export function listDemand(db: SqlHandle, nowMs: number): Demand[] {
   return db.all("SELECT * FROM demand WHERE deadline_ms > ? ORDER BY since_ms", [nowMs]).map((row) => ({

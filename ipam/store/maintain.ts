@@ -8,14 +8,18 @@ import type { Store } from "./types.ts";
 /** Below this a checkpoint is not worth its disk syncs. Plugins do one of their own at 512 frames. */
 const CHECKPOINT_FRAMES = 128;
 
+/** A waiter looks once more at its deadline, and takes it for deleted when its row is gone. */
+const PRUNE_AFTER_MS = 60_000;
+
 /**
  * Copies the WAL into the database without making anyone wait, puts the ballast back after a full disk, and forgets
  * waiters that were killed. To be called about once a second; costs next to nothing when there is nothing to do.
  */
 export function maintainStore(sys: Sys, store: Store, nowMs: number): void {
   const { db } = store;
-  if (db.get("SELECT 1 AS due FROM demand WHERE deadline_ms <= ? LIMIT 1", [nowMs]) !== undefined)
-    inTransaction(db, () => pruneDemand(db, nowMs));
+  const before = nowMs - PRUNE_AFTER_MS;
+  if (db.get("SELECT 1 AS due FROM demand WHERE deadline_ms <= ? LIMIT 1", [before]) !== undefined)
+    inTransaction(db, () => pruneDemand(db, before));
   ensureBallast(sys, store.path);
   const { log = 0, checkpointed = 0 } = db.get("PRAGMA wal_checkpoint(NOOP)") ?? {};
   if (Number(log) - Number(checkpointed) < CHECKPOINT_FRAMES) return;

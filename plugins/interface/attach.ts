@@ -101,7 +101,12 @@ function attachOne(i: AskedInterface, netns: PodNetns, facts: Partial<NodeFacts>
     build(sys, w.nl, netns, planned.link, isLeft);
     const builtMs = storeNow(sys);
     inTransaction(w.store.db, () => {
-      markReady(w.store.db, w.key);
+      if (!markReady(w.store.db, w.key))
+        throw new CniFailure(
+          CODE.tryAgainLater,
+          `container ${w.key.containerId} was deleted while its interface ${w.key.ifname} was made`,
+          "nothing is left of it; if the runtime still wants it, it calls again",
+        );
       const phases = `addresses ${(leasedMs - startedMs).toFixed(2)} ms, kernel ${(builtMs - leasedMs).toFixed(2)} ms`;
       const detail = `${planned.link.addresses.map((a) => a.address).join(" ")}: ${phases}`;
       journalRow(w, { op: "ADD", startedMs, detail });

@@ -1,10 +1,12 @@
 /** Taking an attachment away: DEL, GC, and the undoing of an ADD that failed. */
-import { leasesOf } from "../../ipam/store/allocate.ts";
+import { leasesOf, ofOthers } from "../../ipam/store/allocate.ts";
 import { type Attachment, getAttachment, hostIfnameTaken } from "../../ipam/store/attachments.ts";
 import { storeNow } from "../../ipam/store/open.ts";
+import { inTransaction } from "../../ipam/store/transaction.ts";
 import type { CniFailure } from "../../shared/cni/failure.ts";
 import { asFailure, type CniCall } from "../../shared/cni/run-plugin.ts";
 import type { PodLink } from "../../shared/datapath/pod-link.ts";
+import { sweepAddresses } from "../../shared/datapath/sweep.ts";
 import type { NetlinkSocket } from "../../shared/netlink/socket.ts";
 import { release } from "../terway-ipam/commands.ts";
 import { journal } from "./journal.ts";
@@ -76,7 +78,16 @@ export function undo(w: Work, netns: PodNetns, link: PodLink): void {
   const { sys } = w.host;
   const addresses = link.addresses.map((a) => a.address);
   const steps = [
-    () => removeVeth(sys, w.nl, link.hostIfname, addresses),
+    () => removeVeth(sys, w.nl, link.hostIfname, []),
+    // A DEL may have freed them meanwhile: with the store locked nobody is given them while they are swept.
+    () =>
+      inTransaction(w.store.db, () => {
+        const others = ofOthers(w.store.db, w.key, addresses);
+        sweepAddresses(
+          w.nl,
+          addresses.filter((address) => !others.includes(address)),
+        );
+      }),
     () => clearPod(sys, w.nl, netns, link),
     () => giveBack(w),
   ];

@@ -6,7 +6,7 @@ import {
   type Leased,
   type PoolCounts,
 } from "../../ipam/store/allocate.ts";
-import { dropDemand, putDemand } from "../../ipam/store/demand.ts";
+import { dropDemand, isWaiting, putDemand } from "../../ipam/store/demand.ts";
 import { getFact, type NodeFacts } from "../../ipam/store/facts.ts";
 import type { AttachmentKey } from "../../ipam/store/key.ts";
 import { type Store, storeNow } from "../../ipam/store/open.ts";
@@ -90,8 +90,15 @@ export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease 
   const { key, config } = request;
   const only = onlyOf(request);
   const sets = request.fromEnis ? undefined : rangeSets(request.facts, config);
-  const attempt = (waiting: boolean): Allocation =>
+  const attempt = (waiter?: string): Allocation =>
     inTransaction(store.db, () => {
+      // Whoever called may be gone, and the container with it.
+      if (waiter !== undefined && !isWaiting(store.db, key, waiter))
+        throw new CniFailure(
+          CODE.tryAgainLater,
+          `container ${key.containerId} was deleted while it waited for an address`,
+          "nothing is left of it; if the runtime still wants it, it calls again",
+        );
       const nowMs = storeNow(sys);
       const allocation =
         sets === undefined
@@ -116,19 +123,19 @@ export function takeLease(sys: Sys, store: Store, request: LeaseRequest): Lease 
               request.pod,
             );
       if (allocation.kind === "assigned" || allocation.kind === "already-held") {
-        if (waiting) dropDemand(store.db, key);
+        if (waiter !== undefined) dropDemand(store.db, key);
         request.inSameTransaction?.(allocation.leases);
       }
       return allocation;
     });
-  let allocation = attempt(false);
+  let allocation = attempt();
   // An address that cools down for a moment only is worth waiting for, whoever is there or not.
   for (let soon = coolsSoon(allocation); soon !== undefined; soon = coolsSoon(allocation)) {
     sys.pollIn([], soon);
-    allocation = attempt(false);
+    allocation = attempt();
   }
   if (allocation.kind === "pool-empty" && sets === undefined)
-    allocation = waitForAgent(sys, store, request, allocation.perFamily, () => attempt(true));
+    allocation = waitForAgent(sys, store, request, allocation.perFamily, attempt);
   switch (allocation.kind) {
     case "assigned":
     case "already-held":
@@ -195,7 +202,7 @@ function waitForAgent(
   store: Store,
   request: LeaseRequest,
   perFamily: readonly PoolCounts[],
-  attempt: () => Allocation,
+  attempt: (waiter: string) => Allocation,
 ): Allocation {
   const { key, config } = request;
   const agent = getFact(store.db, "agent_socket");
@@ -209,6 +216,7 @@ function waitForAgent(
   const socket = sys.socket(AF_UNIX, SOCK_DGRAM, 0);
   try {
     sys.bindUnix(socket, "");
+    const waiter = sys.unixName(socket);
     const started = storeNow(sys);
     const deadlineMs = started + config.waitMs;
     const families = familiesOn(request.facts).join("") as "4" | "6" | "46";
@@ -216,7 +224,7 @@ function waitForAgent(
       putDemand(store.db, {
         ...key,
         families,
-        waiter: sys.unixName(socket),
+        waiter,
         only: onlyOf(request),
         sinceMs: started,
         deadlineMs,
@@ -228,7 +236,7 @@ function waitForAgent(
       const left = deadlineMs - storeNow(sys);
       if (left > 0 && sys.pollIn([socket], Math.min(left, LOOK_AGAIN_MS)).length > 0) {
         const reason = new TextDecoder().decode(buffer.subarray(0, sys.recv(socket, buffer)));
-        const allocation = attempt();
+        const allocation = attempt(waiter);
         if (allocation.kind !== "pool-empty") return allocation;
         // The agent knows that no address will come: said at once, not after the deadline.
         if (reason.startsWith("no:"))
@@ -239,7 +247,7 @@ function waitForAgent(
           );
         continue;
       }
-      const allocation = attempt();
+      const allocation = attempt(waiter);
       if (allocation.kind !== "pool-empty" || left <= LOOK_AGAIN_MS) return allocation;
     }
   } finally {

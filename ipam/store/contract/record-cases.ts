@@ -45,7 +45,7 @@ export const RECORD_CASES: readonly ContractCase[] = [
       const changed = makeAttachment(makeKey("a"), { state: "building", hostIfname: "calix", eniId: "eni-2", at: 9 });
       putAttachment(store.db, changed);
       equal(listAttachments(store.db), [changed]);
-      markReady(store.db, makeKey("a"));
+      equal([markReady(store.db, makeKey("a")), markReady(store.db, makeKey("b"))], [true, false]);
       equal(getAttachment(store.db, makeKey("a"))?.state, "ready");
       equal(getAttachment(store.db, makeKey("b")), undefined);
     },
