@@ -19,9 +19,16 @@ import { type InterfacePlugin, runIpam, type Work } from "./work.ts";
 /** A configuration that became wrong must not keep a pod from being deleted: only what DEL needs is read. */
 export function lenient(plugin: InterfacePlugin, call: CniCall): CniCall {
   const { mode, mtu: _mtu, serviceCIDRs: _services, hostStackCIDRs: _hostStack, ...raw } = call.conf.raw;
-  const known = String(mode) in plugin.modes ? { mode } : {};
-  const ipam = typeof raw.ipam === "object" && raw.ipam !== null ? raw.ipam : { type: "terway-ipam" };
-  return { ...call, conf: { ...call.conf, raw: { ...raw, ...known, ipam }, runtimeConfig: {}, cniArgs: {} } };
+  const given = (typeof raw.ipam === "object" && raw.ipam !== null ? raw.ipam : {}) as { readonly type?: unknown };
+  const hasType = typeof given.type === "string" && given.type !== "";
+  const [first = ""] = Object.keys(plugin.modes);
+  const known = String(mode) in plugin.modes ? String(mode) : first;
+  const isForeign = hasType && given.type !== "terway-ipam" && plugin.modes[known]?.eniKind !== undefined;
+  // Addresses of an IPAM plugin that knows no ENIs: only a mode without them can have had it.
+  const withoutEni = Object.keys(plugin.modes).find((name) => plugin.modes[name]?.eniKind === undefined);
+  const ipam = hasType && !(isForeign && withoutEni === undefined) ? given : { ...given, type: "terway-ipam" };
+  const conf = { ...raw, mode: isForeign ? (withoutEni ?? known) : known, ipam };
+  return { ...call, conf: { ...call.conf, raw: conf, runtimeConfig: {}, cniArgs: {} } };
 }
 
 /**

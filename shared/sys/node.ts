@@ -3,9 +3,10 @@ import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { DatabaseSync, type StatementSync } from "node:sqlite";
 import { fileURLToPath } from "node:url";
+import { WNOHANG } from "./linux.ts";
 import type { RawSys } from "./raw.ts";
 import { SqlError, type SqlHandle, type SqlOpen, type SqlRow, type SqlValue } from "./sql.ts";
-import { createSys } from "./sys.ts";
+import { createSys, isErrno, type Sys } from "./sys.ts";
 
 interface NativeModule extends RawSys {
   watch(fd: number, onReadable: () => void): () => void;
@@ -20,7 +21,33 @@ function load(): NativeModule {
 
 const native = load();
 
-export const nodeSys = createSys(native);
+const sys = createSys(native);
+
+/** Children that nobody waits for: until then each that ended keeps its pid. */
+const children = new Set<number>();
+const REAP_AFTER_MS = 1000;
+
+function reap(): void {
+  for (const pid of children) {
+    try {
+      if (sys.waitpid(pid, WNOHANG) === undefined) continue;
+    } catch (error) {
+      if (!isErrno(error, "ECHILD")) throw error; // whoever sent it has waited for it
+    }
+    children.delete(pid);
+  }
+  if (children.size > 0) setTimeout(reap, REAP_AFTER_MS).unref();
+}
+
+export const nodeSys: Sys = {
+  ...sys,
+  sendDetached(fd, bytes, options) {
+    const sent = sys.sendDetached(fd, bytes, options);
+    if (children.size === 0) setTimeout(reap, REAP_AFTER_MS).unref();
+    children.add(sent.pid);
+    return sent;
+  },
+};
 
 /** The native table itself, for the contract test. */
 export const nodeRaw: RawSys = native;
