@@ -64,20 +64,25 @@ const idOf = (k: AttachmentKey) => `${k.network}/${k.containerId}/${k.ifname}`;
 const podId = (c: Candidate) => `${c.podNamespace ?? ""}/${c.podName ?? c.containerId}`;
 const labelsOf = (c: Candidate): PodLabels => ({ namespace: c.podNamespace ?? "", pod: c.podName ?? c.containerId });
 
-/** Limits that the sources give a pod now. @returns undefined with the faults when they cannot be read. */
+/**
+ * Limits that the sources give a pod now.
+ *
+ * @param clusterQos Counts unless the pod's conflist has its own.
+ * @returns undefined with the faults when they cannot be read.
+ */
 export function limitsNow(
   explicitJson: string | undefined,
   facts: PodFacts | undefined,
-  qos: QosConfig,
+  clusterQos: QosConfig,
 ): { readonly limits?: PodLimits; readonly faults: readonly string[] } {
-  const explicit = JSON.parse(explicitJson ?? "{}") as { runtime?: object; conf?: object };
+  const explicit = JSON.parse(explicitJson ?? "{}") as { runtime?: object; conf?: object; qos?: QosConfig };
   const { labels, annotations } = facts ? parsePodFacts(facts.facts) : { labels: {}, annotations: {} };
   const { limits, faults } = resolveLimits({
     runtime: explicit.runtime ?? {},
     conf: explicit.conf ?? {},
     labels,
     annotations,
-    qos,
+    qos: explicit.qos ?? clusterQos,
   });
   return faults.length > 0 ? { faults } : { limits, faults };
 }

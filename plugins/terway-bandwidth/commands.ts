@@ -133,7 +133,8 @@ function linksOf(s: ShapingSockets, call: CniCall): ShapedLinks {
 function add(host: PluginHost, call: CniCall, config: BandwidthConfig, store: Store): void {
   const limits = wanted(call, config, store);
   claimNetwork(store, call.conf.name);
-  if (isUnlimited(limits)) return;
+  // The agent knows the conflist's own QoS only from a row, and without one would take the cluster's.
+  if (isUnlimited(limits) && config.qos === undefined) return;
   const startedMs = storeNow(host.sys);
   const netns = openPodNetns(host.sys, call.env.netns);
   inNamespaces(host, netns, (sockets) => {
@@ -170,7 +171,8 @@ function record(
 ): void {
   const key = keyOf(call);
   const pod = podOf(call);
-  const explicit: ExplicitSources = { runtime: config.runtime, conf: config.conf };
+  const { runtime, conf, qos } = config;
+  const explicit: ExplicitSources = { runtime, conf, ...(qos === undefined ? {} : { qos }) };
   inTransaction(store.db, () => {
     putShaping(store.db, {
       ...key,

@@ -19,6 +19,8 @@ export interface BandwidthConfig {
 export interface ExplicitSources {
   readonly runtime: ExplicitLimits;
   readonly conf: ExplicitLimits;
+  /** In place of the cluster's. */
+  readonly qos?: QosConfig;
 }
 
 const KEYS = ["ingressRate", "ingressBurst", "egressRate", "egressBurst"] as const;

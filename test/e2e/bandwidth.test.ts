@@ -2,7 +2,10 @@
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Registry } from "prom-client";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import type { AgentContext } from "../../ipam/agent/context.ts";
+import { createShapingKeeper } from "../../ipam/agent/shaping.ts";
 import { setFacts } from "../../ipam/store/facts.ts";
 import { openStore, type Store } from "../../ipam/store/open.ts";
 import { putPodFacts } from "../../ipam/store/pod-facts.ts";
@@ -285,6 +288,58 @@ describe("a pod under ptp and terway-ipam", () => {
     setFacts(store.db, { qos_config: "{}" });
     expect([links(node), listShaping(store.db)]).toEqual([[], []]);
   }, 120_000);
+
+  it("keeps what the conflist's own QoS says under the agent, whatever the cluster's says", async () => {
+    const runtime = runtimeWith({
+      qos: {
+        bandwidth_management: {
+          default_egress_bandwidth: "10M",
+          application_profiles: [{ name: "free", selector: { labels: { tier: "free" } } }],
+        },
+      },
+    });
+    const named = (name: string) => newPod({ namespace: "qos", name });
+    const [limited, free] = [named("limited"), named("free")];
+    const facts = formatPodFacts({ labels: { tier: "free" }, annotations: {} });
+    putPodFacts(store.db, { namespace: "qos", name: "free", uid: undefined, facts, at: 0 });
+    const ctx = { store, log: () => undefined, metrics: { registry: new Registry(), repaired: () => undefined } };
+    const keeper = inNetns(node.path, () => createShapingKeeper(ctx as unknown as AgentContext, "node", undefined));
+    const look = () => inNetns(node.path, () => keeper.look(true));
+    const rates = () => [limited, free].map(({ ns }) => /rate (\S+)/.exec(tc(ns, "qdisc", "show", "dev", "eth0"))?.[1]);
+    try {
+      await runtime.add(limited);
+      await runtime.add(free);
+      expect(rates()).toEqual(["10200Kbit", undefined]);
+      // The agent leaves young ones alone.
+      store.db.exec("UPDATE shaping SET created_ms = 0");
+      look();
+      expect(rates()).toEqual(["10200Kbit", undefined]);
+      const cluster = { default_egress_bandwidth: "20M", default_ingress_bandwidth: "20M" };
+      setFacts(store.db, { qos_config: JSON.stringify({ bandwidth_management: cluster }) });
+      look();
+      expect(rates()).toEqual(["10200Kbit", undefined]);
+      await runtime.check(limited);
+      // The conflist's profiles follow the pod's labels.
+      putPodFacts(store.db, { namespace: "qos", name: "limited", uid: undefined, facts, at: 1 });
+      putPodFacts(store.db, {
+        namespace: "qos",
+        name: "free",
+        uid: undefined,
+        facts: formatPodFacts({ labels: {}, annotations: {} }),
+        at: 1,
+      });
+      look();
+      expect(rates()[1]).toBe("10200Kbit");
+      expect(JSON.parse(listShaping(store.db).find((r) => r.podName === "limited")?.plan ?? "{}").limits).toEqual({
+        profile: "free",
+      });
+    } finally {
+      keeper.stop();
+      setFacts(store.db, { qos_config: "{}" });
+    }
+    for (const pod of [limited, free]) await runtime.del(pod);
+    expect(listShaping(store.db)).toEqual([]);
+  });
 
   it("is refused where somebody else shapes the link already, and nothing of ours stays", async () => {
     const go = { type: "bandwidth", ingressRate: 10 * M, ingressBurst: 8 * M };
