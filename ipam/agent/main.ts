@@ -37,7 +37,7 @@ import { keepHeapSmall } from "./memory.ts";
 import { createMetrics, serveMetrics } from "./metrics.ts";
 import { keepNodeEnis } from "./node-enis.ts";
 import { keepPodFacts, type PodFactsOptions } from "./pod-facts.ts";
-import { startPolicy } from "./policy.ts";
+import { endPolicy, startPolicy } from "./policy.ts";
 import type { AgentOptions } from "./settings.ts";
 import { createShapingKeeper } from "./shaping.ts";
 
@@ -357,6 +357,7 @@ async function main(): Promise<void> {
   const manifests = policyDir === undefined ? undefined : openManifests(ctx, policyDir);
   const podFacts = manifests && keepPodFacts(ctx, manifests, podFactsOptions(ctx, nodeName));
   const stopNodeEnis = manifests ? keepNodeEnis(ctx, manifests) : () => undefined;
+  if (disableNetworkPolicy) endPolicy(ctx);
   const policy = disableNetworkPolicy
     ? undefined
     : startPolicy(ctx, { manifests, nodeName, eniTags, cutEstablished, logDrops });

@@ -4,17 +4,21 @@
  */
 import { type FSWatcher, watch } from "node:fs";
 import { createNftMonitor } from "../../shared/netlink/nft/monitor.ts";
-import { openNft } from "../../shared/netlink/nft/socket.ts";
+import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
+import { NetlinkError } from "../../shared/netlink/socket.ts";
 import { NETLINK_NETFILTER } from "../../shared/netlink/uapi/netlink.ts";
 import { NFNLGRP_NFTABLES } from "../../shared/netlink/uapi/nf-tables.ts";
 import { parseMessages } from "../../shared/netlink/wire/reader.ts";
 import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
+import { kernelLacks } from "../../shared/policy/kernel-lacks.ts";
 import { POLICY_TABLE } from "../../shared/policy/names.ts";
+import { removePolicy } from "../../shared/policy/program.ts";
 import { AF_NETLINK, MSG_DONTWAIT, SOCK_NONBLOCK, SOCK_RAW } from "../../shared/sys/linux.ts";
 import { nodeSys as sys, watchFd } from "../../shared/sys/node.ts";
 import { isErrno } from "../../shared/sys/sys.ts";
 import { PolicyCompiler } from "../policy/compiler.ts";
 import { attachedPods, createEnforcer } from "../policy/enforcer.ts";
+import { removeInside } from "../policy/inside.ts";
 import type { Labels } from "../policy/objects.ts";
 import type { Refresh } from "../policy/source-dir.ts";
 import { listLocalPods } from "../store/policy.ts";
@@ -55,6 +59,51 @@ export function startPolicy(ctx: Context, options: PolicyOptions): PolicyAgent {
   } catch (error) {
     ctx.log("error", `NetworkPolicy is not enforced: ${(error as Error).message}`);
     return { stop: () => undefined };
+  }
+}
+
+/**
+ * NetworkPolicy is switched off: nobody would bring what an agent of before left in the kernel to what holds now, so it
+ * goes. What the store has stays, for when it is switched on again.
+ */
+export function endPolicy(ctx: Context): void {
+  const gone: string[] = [];
+  const attempt = (step: () => void) => {
+    try {
+      step();
+    } catch (error) {
+      ctx.log("error", `switching NetworkPolicy off: ${(error as Error).message}`);
+    }
+  };
+  attempt(() => {
+    if (removeFromNode()) gone.push("on the node");
+  });
+  attempt(() => gone.push(...removeInside(ctx.store).map((pod) => `in pod ${pod}`)));
+  if (gone.length === 0) {
+    ctx.log("info", "NetworkPolicy is switched off");
+    return;
+  }
+  const where = gone.slice(0, 5).join(", ");
+  ctx.log(
+    "warn",
+    `NetworkPolicy is switched off: its rules were removed ${where}; as long as terway-policy is in the conflist, new pods come under the policies of before`,
+    { count: gone.length },
+  );
+  attempt(() => journal(ctx, "policy-off", "ok", `rules removed ${where}`));
+}
+
+function removeFromNode(): boolean {
+  let nft: NftSocket | undefined;
+  try {
+    nft = openNft(sys);
+    return removePolicy(nft);
+  } catch (error) {
+    // A kernel without netfilter or nftables has no table.
+    if (isErrno(error, "EPROTONOSUPPORT", "EAFNOSUPPORT")) return false;
+    if (error instanceof NetlinkError && kernelLacks(error) !== error) return false;
+    throw error;
+  } finally {
+    nft?.close();
   }
 }
 

@@ -8,7 +8,7 @@ import type { CompiledPolicy, PodPolicy, Profile } from "../../shared/policy/com
 import { cutDenied } from "../../shared/policy/cut.ts";
 import { insideContent } from "../../shared/policy/inside.ts";
 import type { Posture } from "../../shared/policy/pod-verdicts.ts";
-import { type Programmed, programContent } from "../../shared/policy/program.ts";
+import { type Programmed, programContent, removePolicy } from "../../shared/policy/program.ts";
 import { referenced } from "../../shared/policy/render.ts";
 import { O_RDONLY } from "../../shared/sys/linux.ts";
 import { isSameNetns } from "../../shared/sys/netns.ts";
@@ -104,6 +104,22 @@ export class InsideEnforcer {
         : report.changed;
     });
   }
+}
+
+/** Takes the policy out of every such pod. @returns Of which pods it was. @throws {AggregateError} As `bring` does. */
+export function removeInside(store: Store): string[] {
+  const freed: string[] = [];
+  const failures: Error[] = [];
+  for (const pod of listUplinkPods(store.db)) {
+    try {
+      if (isSameNetns(sys, pod) && inNamespace(pod.netns, removePolicy)) freed.push(`${pod.namespace}/${pod.name}`);
+    } catch (error) {
+      if (isSameNetns(sys, pod))
+        failures.push(new Error(`in pod ${pod.namespace}/${pod.name}: ${(error as Error).message}`));
+    }
+  }
+  if (failures.length > 0) throw new AggregateError(failures, failures.map((f) => f.message).join("; "));
+  return freed;
 }
 
 /** What goes to services the node judges, by the real backend. */

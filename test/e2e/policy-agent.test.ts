@@ -1,6 +1,6 @@
 /** The agent's policy part against the kernel: a folder, foreign hands, a kill. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -14,6 +14,9 @@ import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
 import { readTableAtOnce } from "../../shared/policy/read.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
+import { inMode } from "../kernel/features.ts";
+import { patient } from "../kernel/patience.ts";
+import { createWorld, until as eventually, type WorldNode } from "../lab/world.ts";
 import { inNetns } from "../runtime/exec.ts";
 
 const prefix = `pa${process.pid % 10000}`;
@@ -207,4 +210,63 @@ describe("the agent with a folder of policies", () => {
     startAgent(false);
     await until(() => kernelHas("to4 10.9.0.1 : goto in-"), "the policy from the store");
   });
+});
+
+describe("an agent with disable_network_policy", inMode("eni-exclusive"), () => {
+  it(
+    "takes out of the kernel what the agent before it enforced, on the node and in pods' own namespaces",
+    async () => {
+      const world = await createWorld({
+        prefix: `${prefix}o`,
+        nodes: 1,
+        mode: "eni-exclusive",
+        instanceType: "ecs.g7.xlarge",
+        poolMin: 1,
+        poolMax: 1,
+        chained: ["terway-policy"],
+        manifests: true,
+      });
+      try {
+        const [at] = world.nodes as [WorldNode];
+        const pod = at.newPod();
+        await eventually("an ENI", patient(30_000), async () =>
+          at.runtime.add(pod).then(
+            () => true,
+            () => false,
+          ),
+        );
+        const tables = () =>
+          [at.netns, pod.netns].map((netns) => {
+            const own = inNetns(netns, () => openNft(nodeSys));
+            try {
+              return readTableAtOnce(own) !== undefined;
+            } finally {
+              own.close();
+            }
+          });
+        expect(tables()).toEqual([true, true]);
+        await at.stopAgent();
+        const path = join(at.dir, "eni_conf");
+        const conf = JSON.parse(readFileSync(path, "utf8")) as object;
+        writeFileSync(path, JSON.stringify({ ...conf, disable_network_policy: "true" }));
+        at.startAgent();
+        await eventually("the tables are gone", patient(10_000), () => !tables().includes(true));
+        await eventually("the log says so", patient(5000), () =>
+          readFileSync(at.agentLog, "utf8").includes(
+            `NetworkPolicy is switched off: its rules were removed on the node, in pod default/${pod.name}`,
+          ),
+        );
+        // Once more, and nothing is there any more.
+        await at.stopAgent();
+        at.startAgent();
+        await eventually("it starts", patient(10_000), () =>
+          readFileSync(at.agentLog, "utf8").includes('"NetworkPolicy is switched off"'),
+        );
+        await at.runtime.del(pod);
+      } finally {
+        await world.close();
+      }
+    },
+    patient(90_000),
+  );
 });
