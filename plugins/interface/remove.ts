@@ -1,6 +1,7 @@
 /** Taking an attachment away: DEL, GC, and the undoing of an ADD that failed. */
 import { leasesOf, ofOthers } from "../../ipam/store/allocate.ts";
 import { type Attachment, getAttachment, hostIfnameTaken } from "../../ipam/store/attachments.ts";
+import { withBallast } from "../../ipam/store/ballast.ts";
 import { storeNow } from "../../ipam/store/open.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import type { CniFailure } from "../../shared/cni/failure.ts";
@@ -8,7 +9,7 @@ import { asFailure, type CniCall } from "../../shared/cni/run-plugin.ts";
 import type { PodLink } from "../../shared/datapath/pod-link.ts";
 import { sweepAddresses } from "../../shared/datapath/sweep.ts";
 import type { NetlinkSocket } from "../../shared/netlink/socket.ts";
-import { release } from "../terway-ipam/commands.ts";
+import { forgetPolicy, release } from "../terway-ipam/commands.ts";
 import { journal } from "./journal.ts";
 import { forgetConnections, openConntrack, removeVeth } from "./kernel.ts";
 import { findPodNetns, type PodNetns } from "./netns.ts";
@@ -109,7 +110,11 @@ export function undo(w: Work, netns: PodNetns, link: PodLink): void {
 }
 
 function giveBack(w: Work): void {
-  if (!w.config.ipamInProcess) runIpam(w.host, w.call, w.config, "DEL");
+  if (!w.config.ipamInProcess) {
+    // Its DEL frees the addresses, not release().
+    withBallast(w.host.sys, w.store.path, () => inTransaction(w.store.db, () => forgetPolicy(w.host, w.store, w.key)));
+    runIpam(w.host, w.call, w.config, "DEL");
+  }
   release(w.host, w.store, { cooldownMs: cooldownOf(w) }, w.key, undefined);
 }
 

@@ -18,6 +18,7 @@ import {
   storeNow,
   wallClock,
 } from "../../ipam/store/open.ts";
+import { dropPolicyAddresses, policyAddressesOf } from "../../ipam/store/policy.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import type { Dns, IpConfig, Result, Route } from "../../shared/cni/result.ts";
@@ -27,6 +28,7 @@ import { formatIp, parseIp } from "../../shared/net/ip.ts";
 import { SqlError } from "../../shared/sys/sql.ts";
 import { decodeUtf8 } from "../../shared/sys/sys.ts";
 import type { PluginHost } from "../host/plugin.ts";
+import { removeAddresses } from "../terway-policy/kernel.ts";
 import { type ConfiguredRange, type IpamConfig, parseIpamConfig, parseResolvConf } from "./config.ts";
 import { agentAnswers, cooldownMs, familiesOn, type Lease, takeLease } from "./lease.ts";
 
@@ -138,6 +140,17 @@ function dnsOf(host: PluginHost, config: IpamConfig): Dns {
   return parseResolvConf(decodeUtf8(host.sys.readFile(config.resolvConf, 1 << 16)));
 }
 
+/**
+ * Inside a transaction, before the key's addresses come free: terway-policy may have been taken out of the conflist, and
+ * its verdicts must not meet the next pod. In a chain its own DEL came before, and nothing is found here.
+ */
+export function forgetPolicy(host: PluginHost, store: Store, key: AttachmentKey): void {
+  const addresses = policyAddressesOf(store.db, key);
+  if (addresses.length === 0) return;
+  removeAddresses(host.sys, addresses);
+  dropPolicyAddresses(store.db, key);
+}
+
 /** Frees what the key holds, also on a full disk. With `op` the journal tells of it. */
 export function release(
   host: PluginHost,
@@ -150,6 +163,7 @@ export function release(
   const cool = config.cooldownMs ?? cooldownMs(getFacts(store.db), config);
   return withBallast(host.sys, store.path, () =>
     inTransaction(store.db, () => {
+      forgetPolicy(host, store, key);
       // By the clock with the lock held: what was waited for the lock is no part of the cool-down.
       const freed = releaseAttachment(store.db, key, storeNow(host.sys), cool).map((l) => l.address);
       if (freed.length > 0 && op !== undefined) {

@@ -1,7 +1,7 @@
 /** terway-policy behind terway-eni on two emulated nodes: pods of one node, of two, and the agent away. */
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openStore } from "../../ipam/store/open.ts";
-import { putCompiled } from "../../ipam/store/policy.ts";
+import { listPolicyAddresses, putCompiled } from "../../ipam/store/policy.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { openNft } from "../../shared/netlink/nft/socket.ts";
 import { readTable } from "../../shared/policy/read.ts";
@@ -93,4 +93,27 @@ describe("terway-policy after terway-eni", () => {
     await until("an empty map", 5000, () => readTable(nft)?.sets.get("to4")?.elements.length === 0);
     nft.close();
   });
+
+  it.each([
+    ["in the same process", {}],
+    ["run as a program", { exec: true }],
+  ])(
+    "leaves nothing behind when it is taken out of the conflist while a pod lives, with terway-ipam %s",
+    async (_how, ipam) => {
+      const [a] = world.nodes;
+      if (a === undefined) throw new Error("a node is needed");
+      const { pod, ip } = await attach(a, "web");
+      const nft = inNetns(a.netns, () => openNft(nodeSys));
+      const toPods = () => readTable(nft)?.sets.get("to4")?.elements ?? [];
+      expect(toPods().filter((e) => e.startsWith(`${ip} `)).length).toBe(1);
+      const { conflist } = a.runtime;
+      const plugins = conflist.plugins.map((p) => (p.ipam ? { ...p, ipam: { ...p.ipam, ...ipam } } : p));
+      await createRuntime({ conflist: { ...conflist, plugins }, cniPath: CNI_PATH, netns: a.netns }).del(pod);
+      expect(toPods()).toEqual([]);
+      nft.close();
+      const store = openStore({ sys: nodeSys, openSql: openNodeSql }, a.store);
+      expect(listPolicyAddresses(store.db)).toEqual([]);
+      store.db.close();
+    },
+  );
 });

@@ -236,6 +236,17 @@ describe("terway-policy after ptp and terway-ipam", () => {
     expect(await ping(node.path, web.ip4)).toBe(true);
   });
 
+  it("leaves no verdict to the address's next pod when it is taken out of the conflist while a pod lives", async () => {
+    sync(compiled([{ namespace: "d", name: "web", ingress: "friends-only" }]));
+    const web = await attach("web");
+    expect(mapElements()).toContain(`to4 ${web.ip4} : goto in-friends-only`);
+    await createPtpRuntime(node.path, places, []).del(web.pod);
+    expect(mapElements()).toEqual([]);
+    const store = openOurStore();
+    expect(listPolicyAddresses(store.db)).toEqual([]);
+    store.db.close();
+  });
+
   it("is judged anew: what the address had open before does not stay open", async () => {
     sync(compiled([{ namespace: "d", name: "web", ingress: "friends-only" }]));
     const client = await attach("client");
