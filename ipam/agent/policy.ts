@@ -19,6 +19,7 @@ import { isErrno } from "../../shared/sys/sys.ts";
 import { PolicyCompiler } from "../policy/compiler.ts";
 import { attachedPods, createEnforcer } from "../policy/enforcer.ts";
 import { removeInside } from "../policy/inside.ts";
+import { type LostOwners, restoreOwners } from "../policy/lost-owners.ts";
 import type { Labels } from "../policy/objects.ts";
 import type { Refresh } from "../policy/source-dir.ts";
 import { listLocalPods } from "../store/policy.ts";
@@ -110,6 +111,7 @@ function removeFromNode(): boolean {
 function start(ctx: Context, options: PolicyOptions): PolicyAgent {
   const { store } = ctx;
   const nft = openNft(sys);
+  tellOfLost(ctx, restoreOwners(store, nft));
   const enforcer = createEnforcer(store, nft, {
     cutEstablished: options.cutEstablished,
     ...(options.logDrops ? { logDrops: true } : {}),
@@ -223,6 +225,16 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
       nft.close();
     },
   };
+}
+
+function tellOfLost(ctx: Context, { restored, unknown }: LostOwners): void {
+  if (restored.length > 0)
+    ctx.log("warn", `the store did not know whose these are, the runtime did: ${restored.join(" ")}`);
+  if (unknown.length > 0)
+    ctx.log(
+      "error",
+      `nobody knows whose ${unknown.join(" ")} are: no policy holds for these pods until they are created again`,
+    );
 }
 
 /** Several calls within `ms` are one; further ones do not put it off. */
