@@ -34,10 +34,13 @@ describe("classify", () => {
 
   it("has a row here for every code of its table", () => {
     const covered = new Set(rows.map(([code]) => code));
-    const beyond = new Set(["InvalidVSwitch.Ipv6NotTurnOn", "InvalidRouteEntryId.NotFound"]);
+    const beyond = new Set(["InvalidVSwitch.Ipv6NotTurnOn", "InvalidRouteEntryId.NotFound", "IdempotentProcessing"]);
     expect(Object.keys(ERROR_CODES).filter((code) => !covered.has(code) && !beyond.has(code))).toEqual([]);
     expect(rows).toHaveLength(57);
   });
+
+  it("takes a token whose first call still runs for a conflict", () =>
+    expect(classify("IdempotentProcessing", 403)).toBe("conflict"));
 
   it("names no prefix that another one before it swallows", () => {
     for (const [i, [prefix]] of ERROR_PREFIXES.entries())

@@ -41,6 +41,8 @@ export const ERROR_CODES: Readonly<Record<string, CloudErrorClass>> = {
   "Operation.Conflict": "conflict",
   OperationConflict: "conflict",
   TaskConflict: "conflict",
+  // The first call with this ClientToken still runs.
+  IdempotentProcessing: "conflict",
   IncorrectVSwitchStatus: "conflict",
   IncorrectRouteEntryStatus: "conflict",
   "InvalidVSwitchId.IpNotEnough": "vswitch-full",
