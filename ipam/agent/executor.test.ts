@@ -28,6 +28,7 @@ let cloud: ReturnType<typeof fakeCloud>;
 let outcomes: { readonly action: PoolAction; readonly failure: Failure | undefined }[];
 let said: string[];
 let ipStack: IpStack;
+let executors: Executor[];
 
 beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), "terway-ex-"));
@@ -36,8 +37,10 @@ beforeEach(() => {
   outcomes = [];
   said = [];
   ipStack = "ipv4";
+  executors = [];
 });
 afterEach(() => {
+  for (const executor of executors) executor.stop();
   store.db.close();
   rmSync(dir, { recursive: true, force: true });
 });
@@ -177,7 +180,7 @@ function newExecutor(): Executor {
       addEni(eni.id, state);
       if (state === "ready") for (const a of [...eni.ips4, ...eni.ips6]) addAddress(store.db, eni.id, a, nowMs());
     });
-  return createExecutor(ctx, "shared", {
+  const executor = createExecutor(ctx, "shared", {
     refuseOtherZone: async () => undefined,
     trunkId: () => undefined,
     adopt: async (eni) => put(eni, "attaching"),
@@ -190,6 +193,8 @@ function newExecutor(): Executor {
       return undefined;
     },
   });
+  executors.push(executor);
+  return executor;
 }
 
 function addEni(id: string, state: "attaching" | "ready"): void {
@@ -355,6 +360,158 @@ describe("an outcome that is not known", () => {
     ["a refused deletion after it", { kind: "detach-eni", eniId: "e", step: "detached" }, "conflict", true],
   ])("%s", (_what, intent, kind, goesOn) => {
     expect(mustGoOn(intent, kind && cloudError(kind))).toBe(goesOn);
+  });
+});
+
+describe("a refusal after a try that may have gone through", () => {
+  /** The first agent's answer is lost; what the successor leaves when it is refused. */
+  async function lostThenRefused(action: PoolAction, call: string, then: string, kind: CloudErrorClass) {
+    cloud.fail(call, cloudError("retry", true), true);
+    const first = newExecutor();
+    await first.run(action);
+    first.stop();
+    cloud.fail(then, cloudError(kind));
+    const next = newExecutor();
+    await next.resume();
+    return next;
+  }
+  /** A successor that nothing disturbs ends it: store and cloud agree. */
+  async function endsWell(before: Executor) {
+    before.stop();
+    await newExecutor().resume();
+    expect(listIntents(store.db)).toEqual([]);
+    const inCloud = [...cloud.enis.values()].flatMap((e) => [...e.ips]).sort();
+    expect(Object.keys(statesOf()).sort()).toEqual(inCloud);
+  }
+
+  it.each<CloudErrorClass>(["throttled", "conflict", "auth"])(
+    "dual stack: IPv4 is given back, IPv6 is refused (%s)",
+    async (kind) => {
+      ipStack = "dual";
+      haveEni("eni-01", ["10.1.0.1", "fd00::1"]);
+      cloud.fail("unassign6", cloudError(kind));
+      await newExecutor().run({ kind: "unassign", eniId: "eni-01", addresses: ["10.1.0.1", "fd00::1"] });
+      expect(statesOf()).toEqual({ "fd00::1": "idle" });
+      expect([...(cloud.enis.get("eni-01")?.ips ?? [])]).toEqual(["fd00::1"]);
+    },
+  );
+
+  it.each<CloudErrorClass>(["throttled", "conflict"])("unassign: %s says nothing, and it goes on", async (kind) => {
+    haveEni("eni-01", ["10.1.0.1", "10.1.0.2"]);
+    const next = await lostThenRefused(
+      { kind: "unassign", eniId: "eni-01", addresses: ["10.1.0.1"] },
+      "unassign",
+      "unassign",
+      kind,
+    );
+    expect([add(1, "10.1.0.1").kind, listIntents(store.db).length]).toEqual(["unavailable", 1]);
+    await endsWell(next);
+    expect(statesOf()).toEqual({ "10.1.0.2": "idle" });
+  });
+
+  it.each<CloudErrorClass>(["auth", "state", "unknown"])("unassign: %s has it look what is left", async (kind) => {
+    haveEni("eni-01", ["10.1.0.1", "10.1.0.2", "10.1.0.3"]);
+    cloud.fail("unassign", cloudError("retry", true));
+    const first = newExecutor();
+    await first.run({ kind: "unassign", eniId: "eni-01", addresses: ["10.1.0.1", "10.1.0.2"] });
+    first.stop();
+    cloud.enis.get("eni-01")?.ips.delete("10.1.0.1");
+    cloud.fail("unassign", cloudError(kind));
+    await newExecutor().resume();
+    expect(statesOf()).toEqual({ "10.1.0.2": "idle", "10.1.0.3": "idle" });
+    expect(listIntents(store.db)).toEqual([]);
+  });
+
+  it("unassign: goes on when the look is refused as well", async () => {
+    haveEni("eni-01", ["10.1.0.1"]);
+    cloud.fail("describeEni", cloudError("auth"));
+    const next = await lostThenRefused(
+      { kind: "unassign", eniId: "eni-01", addresses: ["10.1.0.1"] },
+      "unassign",
+      "unassign",
+      "auth",
+    );
+    expect(statesOf()).toEqual({ "10.1.0.1": "releasing" });
+    await endsWell(next);
+  });
+
+  it("unassign: one is gone, and what else is there cannot be seen", async () => {
+    haveEni("eni-01", ["10.1.0.1", "10.1.0.2"]);
+    cloud.enis.get("eni-01")?.ips.delete("10.1.0.1");
+    cloud.fail("describeEni", cloudError("throttled"));
+    const executor = newExecutor();
+    await executor.run({ kind: "unassign", eniId: "eni-01", addresses: ["10.1.0.1", "10.1.0.2"] });
+    expect(statesOf()).toEqual({ "10.1.0.1": "releasing", "10.1.0.2": "releasing" });
+    await endsWell(executor);
+    expect(statesOf()).toEqual({});
+  });
+
+  it.each<CloudErrorClass>(["throttled", "auth"])("detach: the look is refused (%s)", async (kind) => {
+    haveEni("eni-01", ["10.1.0.1"]);
+    cloud.fail("detachEni", cloudError("retry", true), true);
+    const first = newExecutor();
+    await first.run({ kind: "remove", eniId: "eni-01" });
+    first.stop();
+    // Only the latter has it look once more.
+    for (let i = 0; i < (kind === "auth" ? 2 : 1); i++) cloud.fail("describeEni", cloudError(kind));
+    const next = newExecutor();
+    await next.resume();
+    expect([getEni(store.db, "eni-01")?.state, statesOf()]).toEqual(["detaching", { "10.1.0.1": "releasing" }]);
+    expect(add(1).kind).not.toBe("assigned");
+    await endsWell(next);
+    expect(cloud.enis.size).toBe(0);
+  });
+
+  it("detach: an ENI that is seen to be attached still goes back into service", async () => {
+    haveEni("eni-01", ["10.1.0.1", "10.1.0.2"]);
+    cloud.fail("detachEni", cloudError("retry", true));
+    const first = newExecutor();
+    await first.run({ kind: "remove", eniId: "eni-01" });
+    first.stop();
+    cloud.enis.get("eni-01")?.ips.delete("10.1.0.1");
+    cloud.fail("detachEni", cloudError("not-ours"));
+    await newExecutor().resume();
+    expect([getEni(store.db, "eni-01")?.state, statesOf()]).toEqual(["ready", { "10.1.0.2": "idle" }]);
+    expect(listIntents(store.db)).toEqual([]);
+  });
+
+  it.each<[string, CloudErrorClass, PoolAction]>(
+    (["throttled", "conflict", "auth", "unknown"] as const).flatMap((kind) => [
+      ["createEni", kind, { kind: "create", vswitchId: "vsw-1", count: 2 }],
+      ["assign", kind, { kind: "assign", eniId: "eni-01", count: 2 }],
+    ]),
+  )("%s: after %s the token is asked again", async (call, kind, action) => {
+    haveEni("eni-01", []);
+    const next = await lostThenRefused(action, call, call, kind);
+    const [intent] = listIntents(store.db);
+    expect(intent).toMatchObject({ step: "asked", clientToken: expect.any(String) });
+    await endsWell(next);
+    expect(Object.keys(statesOf())).toHaveLength(2);
+    expect(cloud.enis.size).toBe(action.kind === "create" ? 2 : 1);
+  });
+
+  it.each<CloudErrorClass>(["idempotent-failed", "config", "vswitch-full"])(
+    "create: %s is the token's answer, and the pool decides anew",
+    async (kind) => {
+      cloud.fail("createEni", cloudError("retry", true));
+      const first = newExecutor();
+      await first.run({ kind: "create", vswitchId: "vsw-1", count: 2 });
+      first.stop();
+      cloud.fail("createEni", cloudError(kind));
+      await newExecutor().resume();
+      expect(listIntents(store.db)).toEqual([]);
+    },
+  );
+
+  it("goes on in the same life as well", async () => {
+    haveEni("eni-01", ["10.1.0.1"]);
+    cloud.fail("unassign", cloudError("retry", true), true);
+    cloud.fail("unassign", cloudError("throttled"));
+    await newExecutor().run({ kind: "unassign", eniId: "eni-01", addresses: ["10.1.0.1"] });
+    await expect.poll(() => outcomes.length, { timeout: 5000 }).toBe(2);
+    expect(statesOf()).toEqual({ "10.1.0.1": "releasing" });
+    await expect.poll(() => listIntents(store.db).length, { timeout: 5000 }).toBe(0);
+    expect(statesOf()).toEqual({});
   });
 });
 

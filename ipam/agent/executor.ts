@@ -28,9 +28,15 @@ const LONGEST_RETRY_MS = 600_000;
 /** Refusals of an attachment that no repetition mends: the ENI is deleted again. */
 const NEVER_ATTACHES: ReadonlySet<CloudErrorClass> = new Set(["eni-limit", "config", "quota", "not-ours", "bug"]);
 
+/** Refusals that say nothing of an earlier try: the cloud did not look that far. */
+const SAYS_NOTHING: ReadonlySet<CloudErrorClass> = new Set(["throttled", "conflict"]);
+/** The same for what has a ClientToken: any other refusal is the token's answer, and no earlier try went through. */
+const SAYS_NOTHING_OF_TOKEN: ReadonlySet<CloudErrorClass> = new Set([...SAYS_NOTHING, "auth", "unknown"]);
+
 type Create = Extract<PoolAction, { kind: "create" }>;
 type Assign = Extract<PoolAction, { kind: "assign" }>;
 type Unassign = Extract<PoolAction, { kind: "unassign" }>;
+type Remove = Extract<PoolAction, { kind: "remove" }>;
 
 /** What the executor needs besides cloud and store. */
 export interface ExecutorDeps {
@@ -64,6 +70,11 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
   const { cloud, self, store } = ctx;
   const { db } = store;
   const tries = new Map<string, number>();
+  /**
+   * Intents of which an earlier try may have gone through, whatever the cloud says to the next. Not in the store: a
+   * successor cannot know what was sent, and takes every intent that it finds for such.
+   */
+  const unsure = new Set<string>();
   const timers = new Set<NodeJS.Timeout>();
   let stopped = false;
   /** A pod has an address of this family. */
@@ -120,6 +131,7 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
         name: `terway-${self.instanceId}`,
         clientToken: intent.clientToken ?? "",
       });
+      unsure.add(intent.id); // until its id is written down only the token finds it
       ctx.reached("create-eni:created");
       eniId = made.id;
       await deps.adopt(made); // decisions from now on see its slot taken and its addresses coming
@@ -216,24 +228,18 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
   // ---- unassign ----
 
   async function unassign(intent: Intent, { eniId, addresses }: Unassign): Promise<void> {
-    // Only what is still marked: nothing that a pod could have.
-    const marked = new Set(
-      listAddresses(db, eniId)
-        .filter((a) => a.state === "releasing")
-        .map((a) => a.address),
-    );
-    const going = addresses.filter((a) => marked.has(a));
+    const going = stillMarked(eniId, addresses);
     try {
       await giveBack(eniId, going);
     } catch (error) {
       if (!(error instanceof CloudError && error.class === "gone")) throw error;
       // The API refuses all of them if one is gone: ask for what is there.
-      const eni = await cloud.describeEni(eniId);
-      const there = new Set([...(eni?.ips4 ?? []), ...(eni?.ips6 ?? [])]);
+      unsure.add(intent.id);
+      const there = listedOn(await cloud.describeEni(eniId));
       await ignoringGone(() =>
         giveBack(
           eniId,
-          going.filter((a) => there.has(a)),
+          stillMarked(eniId, going).filter((a) => there.has(a)),
         ),
       );
     }
@@ -249,7 +255,22 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
     const six = addresses.filter((a) => a.includes(":"));
     const four = addresses.filter((a) => !a.includes(":"));
     if (four.length > 0) await cloud.unassign(eniId, four);
-    if (six.length > 0) await cloud.unassign6(eniId, six);
+    if (six.length === 0) return;
+    // The other family may be refused: these are gone all the same.
+    if (four.length > 0) inTransaction(db, () => forgetAddresses(db, four));
+    await cloud.unassign6(eniId, six);
+  }
+
+  /** Nothing that a pod could have. */
+  function stillMarked(eniId: string, addresses: readonly string[]): string[] {
+    const marked = new Set(releasingOn(eniId));
+    return addresses.filter((a) => marked.has(a));
+  }
+
+  function releasingOn(eniId: string): string[] {
+    return listAddresses(db, eniId)
+      .filter((a) => a.state === "releasing")
+      .map((a) => a.address);
   }
 
   // ---- remove: detach → delete ----
@@ -347,11 +368,11 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
       }
       try {
         await carryOut(intent, action);
-        tries.delete(intent.id);
+        ended(intent);
         deps.outcome(action, undefined);
       } catch (error) {
         if (stopped || isStoreLost(error)) throw error;
-        failed(intent, action, error as Error);
+        await failed(intent, action, error as Error);
       }
     } catch (error) {
       broken(error);
@@ -369,7 +390,7 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
   }
 
   /** Failures become inhibitions that the next decision sees. */
-  function failed(intent: Intent, action: PoolAction, error: Error): void {
+  async function failed(intent: Intent, action: PoolAction, error: Error): Promise<void> {
     const failure = error instanceof CloudError ? error : undefined;
     const untilMs = deps.outcome(action, {
       class: failure?.class ?? "unknown",
@@ -381,16 +402,44 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
     ctx.log("warn", `${action.kind} failed: ${error.message}`, { requestId: failure?.requestId });
     journal(ctx, action.kind, failure?.code ?? "error", error.message);
     const now = listIntents(db).find((i) => i.id === intent.id);
-    if (now === undefined) return;
-    if (mustGoOn(now, failure)) {
+    if (now === undefined) {
+      ended(intent);
+      return;
+    }
+    if (failure === undefined || failure.outcomeUnknown) unsure.add(now.id);
+    let goesOn = mustGoOn(now, failure, unsure.has(now.id));
+    let listed: ReadonlySet<string> | undefined;
+    if (!goesOn && unsure.has(now.id) && (action.kind === "unassign" || action.kind === "remove")) {
+      listed = await lookWhatIsLeft(action);
+      if (stopped) return;
+      goesOn = listed === undefined;
+    }
+    if (goesOn) {
       retryLater(now, untilMs);
       return;
     }
-    tries.delete(now.id);
+    ended(now);
     inTransaction(db, () => {
-      restore(action);
+      restore(action, listed);
       dropIntent(db, now.id);
     });
+  }
+
+  function ended(intent: Intent): void {
+    tries.delete(intent.id);
+    unsure.delete(intent.id);
+  }
+
+  /** @returns The addresses that may go back into use; undefined when that is not known, or the ENI is on its way. */
+  async function lookWhatIsLeft(action: Unassign | Remove): Promise<ReadonlySet<string> | undefined> {
+    try {
+      const eni = await cloud.describeEni(action.eniId);
+      const stays = eni?.status === "InUse" && eni.instanceId === self.instanceId;
+      return action.kind === "unassign" || stays ? listedOn(eni) : undefined;
+    } catch (error) {
+      ctx.log("warn", `${action.kind}: what became of it is not known: ${(error as Error).message}`);
+      return undefined;
+    }
   }
 
   function retryLater(intent: Intent, untilMs: number | undefined): void {
@@ -406,18 +455,29 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
     timers.add(timer);
   }
 
-  /** What was marked to go stays. Inside a transaction. */
-  function restore(action: PoolAction): void {
-    if (action.kind === "unassign") unmarkReleasing(db, action.addresses);
-    if (action.kind !== "remove") return;
-    const eni = getEni(db, action.eniId);
-    if (eni === undefined) return;
-    // One that was never set up is for the next look at the cloud.
-    setEniState(db, eni.id, eni.preparedBoot === store.bootId ? "ready" : "attaching");
-    const releasing = listAddresses(db, eni.id).filter((a) => a.state === "releasing");
+  /**
+   * What was marked to go stays. Inside a transaction.
+   *
+   * @param listed What the cloud still has of it, where an earlier try may have gone through. Absent: all.
+   */
+  function restore(action: PoolAction, listed?: ReadonlySet<string>): void {
+    if (action.kind !== "unassign" && action.kind !== "remove") return;
+    if (action.kind === "remove") {
+      const eni = getEni(db, action.eniId);
+      if (eni === undefined) return;
+      // One that was never set up is for the next look at the cloud.
+      setEniState(db, eni.id, eni.preparedBoot === store.bootId ? "ready" : "attaching");
+    }
+    const { eniId } = action;
+    const marked = action.kind === "unassign" ? stillMarked(eniId, action.addresses) : releasingOn(eniId);
     unmarkReleasing(
       db,
-      releasing.map((a) => a.address),
+      marked.filter((a) => listed?.has(a) ?? true),
+    );
+    if (listed === undefined) return;
+    forgetAddresses(
+      db,
+      marked.filter((a) => !listed.has(a)),
     );
   }
 
@@ -425,11 +485,9 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
     run,
     async resume() {
       const enis = listEnis(db);
-      await Promise.all(
-        listIntents(db)
-          .filter((i) => poolOf(i, enis) === pool)
-          .map(goOn),
-      );
+      const left = listIntents(db).filter((i) => poolOf(i, enis) === pool);
+      for (const intent of left) unsure.add(intent.id);
+      await Promise.all(left.map(goOn));
     },
     stop() {
       stopped = true;
@@ -438,11 +496,25 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
   };
 }
 
-/** Whether the intent must be brought to its end: what was asked may have been done, or is half done. */
-export function mustGoOn(intent: Pick<Intent, "kind" | "eniId" | "step">, failure: CloudError | undefined): boolean {
+/**
+ * Whether the intent must be brought to its end: what was asked may have been done, or is half done.
+ *
+ * @param unsure An earlier try may have gone through.
+ */
+export function mustGoOn(
+  intent: Pick<Intent, "kind" | "eniId" | "step">,
+  failure: CloudError | undefined,
+  unsure = false,
+): boolean {
   if (failure === undefined || failure.outcomeUnknown || failure.class === "retry") return true;
-  if (intent.kind === "create-eni") return intent.eniId !== undefined;
-  return intent.kind === "detach-eni" && intent.step === "detached";
+  if (intent.kind === "create-eni" && intent.eniId !== undefined) return true;
+  if (intent.kind === "detach-eni" && intent.step === "detached") return true;
+  const hasToken = intent.kind === "create-eni" || intent.kind === "assign";
+  return unsure && (hasToken ? SAYS_NOTHING_OF_TOKEN : SAYS_NOTHING).has(failure.class);
+}
+
+function listedOn(eni: CloudEni | undefined): ReadonlySet<string> {
+  return new Set([...(eni?.ips4 ?? []), ...(eni?.ips6 ?? [])]);
 }
 
 function stateError(action: string, code: string, message: string): CloudError {
