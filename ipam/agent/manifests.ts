@@ -13,11 +13,15 @@ export interface Manifests {
 
 const RETRY_MS = 5000;
 
-export function openManifests({ log }: Pick<AgentContext, "log">, dir: string): Manifests {
-  const folder = new PolicyFolder(dir);
+/** Beyond the settling: timers may fire a little early. */
+const MARGIN_MS = 50;
+
+/** @param settleMs Other than that of {@link PolicyFolder}. */
+export function openManifests({ log }: Pick<AgentContext, "log">, dir: string, settleMs?: number): Manifests {
+  const folder = new PolicyFolder(dir, settleMs);
   const listeners: ((refresh: Refresh) => void)[] = [];
   const told = new Set<string>();
-  let retry: NodeJS.Timeout | undefined;
+  let again: NodeJS.Timeout | undefined;
   let stopWatching: () => void = () => undefined;
 
   /** Each fault once, while it lasts. */
@@ -29,17 +33,16 @@ export function openManifests({ log }: Pick<AgentContext, "log">, dir: string): 
   }
 
   function look(): void {
+    clearTimeout(again);
     let refresh: Refresh;
     try {
       refresh = folder.refresh();
     } catch (error) {
       log("error", `policy: ${(error as Error).message}`);
-      retry ??= setTimeout(() => {
-        retry = undefined;
-        look();
-      }, RETRY_MS);
+      again = setTimeout(look, RETRY_MS);
       return;
     }
+    if (refresh.unsettled) again = setTimeout(look, folder.settleMs + MARGIN_MS);
     tell(refresh);
     for (const listener of listeners) listener(refresh);
   }
@@ -53,7 +56,7 @@ export function openManifests({ log }: Pick<AgentContext, "log">, dir: string): 
       look();
     },
     stop() {
-      clearTimeout(retry);
+      clearTimeout(again);
       stopWatching();
     },
   };

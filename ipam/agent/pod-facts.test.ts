@@ -34,7 +34,7 @@ function start(): void {
   const storeLost = (error: unknown) => {
     throw error;
   };
-  const manifests = openManifests({ log }, dir);
+  const manifests = openManifests({ log }, dir, 0);
   const keeper = keepPodFacts({ store, log, storeLost }, manifests, {
     nodeName: "here",
     means: () => ({

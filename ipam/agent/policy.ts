@@ -121,20 +121,31 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
     eniTags: options.eniTags,
     revision: enforcer.compiled?.revision ?? 0,
   });
-  const hadPolicy = enforcer.compiled !== undefined;
   let accepted = false;
   let brought: CompiledPolicy | undefined;
   let retry: NodeJS.Timeout | undefined;
 
   function take(refresh: Refresh): void {
     compiler.apply(refresh.events);
-    // Nobody remembers the last good form of what is faulty: the compiled policy of before the start is that form.
-    if (!accepted && (refresh.broken || refresh.faulty.size > 0) && hadPolicy) {
-      ctx.log("error", `policies stay as they were before the start until ${options.manifests?.dir} has no fault`);
-      return;
+    if (!accepted) {
+      if (refresh.unsettled) return; // the folder is looked at again very soon
+      const why = reasonToWait(refresh);
+      if (why !== undefined) {
+        ctx.log("error", `policies stay as they were before the start ${why}`);
+        return;
+      }
     }
     accepted = true;
     guarded(step);
+  }
+
+  /** Nobody remembers the last good form of what is faulty: the compiled policy of before the start is that form. */
+  function reasonToWait({ broken, faulty }: Refresh): string | undefined {
+    const { compiled } = enforcer;
+    if (compiled === undefined) return undefined;
+    const dir = options.manifests?.dir;
+    if (broken || faulty.size > 0) return `until ${dir} has no fault`;
+    return undefined;
   }
 
   function report(why: string, changed: readonly string[]): void {

@@ -1,4 +1,5 @@
 /** What the policy commands share: manifests of a folder, and who an address or a pod's name is. */
+import { setTimeout as sleep } from "node:timers/promises";
 import { formatIp, tryParseIp } from "../../shared/net/ip.ts";
 import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
 import type { FlowEnd } from "../../shared/policy/evaluate.ts";
@@ -8,14 +9,27 @@ import { errorsOf, type FileFinding, PolicyFolder } from "../policy/source-dir.t
 import type { Store } from "../store/open.ts";
 import { getCompiled } from "../store/policy.ts";
 
-/** Everything that a folder says, read once. */
-export function readFolder(dir: string): {
+export interface ReadFolder {
   readonly events: ReturnType<PolicyFolder["refresh"]>["events"];
   readonly findings: readonly FileFinding[];
   readonly errors: readonly FileFinding[];
-} {
-  const { events, findings } = new PolicyFolder(dir).refresh();
-  return { events, findings, errors: errorsOf(findings) };
+}
+
+const LOOK_AGAIN_MS = 50;
+const WAIT_MS = 10_000;
+
+/** Everything that a folder says, read once, when no file in it is being changed. @throws when it never is like that. */
+export async function readFolder(dir: string): Promise<ReadFolder> {
+  const folder = new PolicyFolder(dir);
+  const events: ReadFolder["events"][number][] = [];
+  const until = performance.now() + WAIT_MS;
+  for (;;) {
+    const refresh = folder.refresh();
+    for (const event of refresh.events) events.push(event);
+    if (!refresh.unsettled) return { events, findings: refresh.findings, errors: errorsOf(refresh.findings) };
+    if (performance.now() > until) throw new Error("its files do not stop changing");
+    await sleep(LOOK_AGAIN_MS);
+  }
 }
 
 /** Policies and the pods by which ends of flows are known. */
@@ -27,7 +41,7 @@ export interface PolicyWorld {
 }
 
 /** As the folder has it, for pods of every node: a look ahead too, before anything is synced. */
-export function worldOfFolder(events: ReturnType<PolicyFolder["refresh"]>["events"], attached: readonly AttachedPod[]) {
+export function worldOfFolder(events: ReadFolder["events"], attached: readonly AttachedPod[]) {
   const compiler = new PolicyCompiler({ everyNode: true });
   compiler.setAttached(attached);
   compiler.apply(events);

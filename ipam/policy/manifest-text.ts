@@ -28,6 +28,8 @@ export interface ReadText {
   readonly faulty: readonly string[];
   /** The text itself could not be read, so that not everything in it is known. */
   readonly broken: boolean;
+  /** No document is in it, not even one that says that there is nothing (an empty List). */
+  readonly empty: boolean;
 }
 
 type YamlDocument = ReturnType<typeof parseAllDocuments>[number];
@@ -77,6 +79,7 @@ interface ReadDocument {
   readonly findings: readonly Finding[];
   readonly faulty: readonly string[];
   readonly broken: boolean;
+  readonly empty: boolean;
 }
 
 /** Documents by their text, so that those that come again need not be read again. */
@@ -93,6 +96,7 @@ export function readManifestText(
   const documents = new Map<string, ReadDocument>();
   const definedAt = new Map<string, number>();
   let broken = false;
+  let empty = true;
   for (const part of split(text)) {
     const read = documents.get(part.text) ?? known?.get(part.text) ?? readDocument(part.text);
     documents.set(part.text, read);
@@ -110,8 +114,9 @@ export function readManifestText(
     }
     faulty.push(...read.faulty);
     broken ||= read.broken;
+    empty &&= read.empty;
   }
-  return { objects, findings: findings.sort((a, b) => a.line - b.line), faulty, broken, documents };
+  return { objects, findings: findings.sort((a, b) => a.line - b.line), faulty, broken, empty, documents };
 }
 
 /** Documents with the number of lines before each. Directives and end markers are left to the YAML parser. */
@@ -142,7 +147,7 @@ function readJson(text: string): ReadDocument | undefined {
   const manifests = readManifests(value);
   if (manifests.some((m) => m.faults.length > 0 || m.asks.length > 0 || m.ignored !== undefined)) return undefined;
   const objects = manifests.flatMap(({ object }) => (object === undefined ? [] : [{ object, line: 1 }]));
-  return { objects, findings: [], faulty: [], broken: false };
+  return { objects, findings: [], faulty: [], broken: false, empty: false };
 }
 
 function readYaml(text: string): ReadDocument {
@@ -151,17 +156,20 @@ function readYaml(text: string): ReadDocument {
   const findings: Finding[] = [];
   const faulty: string[] = [];
   let broken = false;
+  let empty = true;
   const lineAt = (offset: number) => lines.linePos(offset).line;
   const parsed = parseAllDocuments(text, { lineCounter: lines, uniqueKeys: true });
   for (const document of Array.isArray(parsed) ? parsed : []) {
     for (const error of document.errors) {
       broken = true;
+      empty = false;
       const message = (error.message.split("\n")[0] ?? "").replace(/ at line \d+, column \d+:?$/, "");
       findings.push({ line: lineAt(error.pos[0]), level: "error", path: "", message, subject: "" });
     }
     if (document.errors.length > 0) continue;
     const value: unknown = document.toJS({ maxAliasCount: 100 });
     if (value === null || value === undefined) continue;
+    empty = false;
     for (const manifest of readManifests(value)) collect(document, value, manifest);
   }
 
@@ -180,7 +188,7 @@ function readYaml(text: string): ReadDocument {
       else faulty.push(key);
     } else if (object !== undefined) objects.push({ object, line });
   }
-  return { objects, findings, faulty, broken };
+  return { objects, findings, faulty, broken, empty };
 }
 
 /** "FILE:12: error: NetworkPolicy a/b: spec.ingress[0].ports[1].endPort: must not …" */

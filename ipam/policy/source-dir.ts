@@ -1,8 +1,9 @@
 /**
  * Objects from a folder of YAML files. What is faulty is told and does not count: the object's last good form stays in
- * force until the file is right again. A file that is not changed is not read again.
+ * force until the file is right again. A file that is not changed is not read again, and one that changes not before it
+ * has come to rest: who writes in place truncates first.
  */
-import { type FSWatcher, readdirSync, readFileSync, statSync, watch } from "node:fs";
+import { type FSWatcher, lstatSync, readdirSync, readFileSync, statSync, watch } from "node:fs";
 import { join } from "node:path";
 import { describeFinding, type Finding, type ReadText, readManifestText } from "./manifest-text.ts";
 import { type ClusterObject, type ObjectEvent, objectKey } from "./objects.ts";
@@ -24,30 +25,68 @@ export interface Refresh {
   readonly findings: readonly FileFinding[];
   /** Keys of objects that are there and faulty: their last good form is in force, if there was one. */
   readonly faulty: ReadonlySet<string>;
-  /** Some text cannot be read to its end: objects may be in it that nobody sees. */
+  /** Some text cannot be read to its end, or not yet: objects may be in it that nobody sees. */
   readonly broken: boolean;
+  /** Some file is as it was before, because it is being changed: look again in `settleMs`. */
+  readonly unsettled: boolean;
+  /** No file has a document, not even an empty List: nothing is meant, or nothing is there yet. */
+  readonly empty: boolean;
 }
+
+/** Two looks this far apart have found a file the same. Not by its times: the clocks of network file systems are their own. */
+const SETTLE_MS = 300;
+/** The stamp of a file that is not there. */
+const GONE = "";
 
 function isManifest(name: string): boolean {
   return /\.(ya?ml|json)$/.test(name) && !name.startsWith(".");
 }
 
+function stampOf(path: string): string {
+  const stat = statSync(path, { bigint: true, throwIfNoEntry: false });
+  if (stat === undefined && lstatSync(path, { throwIfNoEntry: false })?.isSymbolicLink())
+    throw new Error("it is a link to what is not there");
+  return stat?.isFile() ? `${stat.ino} ${stat.size} ${stat.mtimeNs} ${stat.ctimeNs}` : GONE;
+}
+
 export class PolicyFolder {
+  readonly settleMs: number;
   readonly #dir: string;
   #files = new Map<string, KnownFile>();
+  /** Files that are not as they are known, and since when they look as they do. */
+  readonly #changing = new Map<string, { readonly stamp: string; readonly sinceMs: number }>();
   #inForce = new Map<string, ClusterObject>();
 
-  constructor(dir: string) {
+  constructor(dir: string, settleMs = SETTLE_MS) {
     this.#dir = dir;
+    this.settleMs = settleMs;
   }
 
   /** Reads what changed. @throws when the folder itself cannot be read. */
   refresh(): Refresh {
-    const names = readdirSync(this.#dir).filter(isManifest).sort();
+    // Those that are gone too: a file under a new name is in force under its old one until it has settled.
+    const names = new Set([...readdirSync(this.#dir).filter(isManifest), ...this.#files.keys()]);
+    for (const name of this.#changing.keys()) if (!names.has(name)) this.#changing.delete(name);
     const files = new Map<string, KnownFile>();
     const findings: FileFinding[] = [];
-    for (const name of names) {
-      const known = this.#read(name, findings);
+    let unsettled = false;
+    let unknown = false;
+    for (const name of [...names].sort()) {
+      const before = this.#files.get(name);
+      let known: KnownFile | "unsettled" | undefined;
+      try {
+        known = this.#read(name, before);
+      } catch (error) {
+        const message = `cannot be read: ${(error as Error).message}`;
+        findings.push({ file: name, line: 1, level: "error", path: "", message, subject: "" });
+        known = before;
+        unknown ||= before === undefined;
+      }
+      if (known === "unsettled") {
+        known = before;
+        unsettled = true;
+        unknown ||= before === undefined;
+      }
       if (known !== undefined) files.set(name, known);
     }
     this.#files = files;
@@ -71,26 +110,34 @@ export class PolicyFolder {
       events: this.#advance(now),
       findings,
       faulty: new Set(read.flatMap((r) => r.faulty)),
-      broken: read.some((r) => r.broken),
+      broken: unknown || read.some((r) => r.broken),
+      unsettled,
+      empty: !unknown && read.every((r) => r.empty),
     };
   }
 
-  #read(name: string, findings: FileFinding[]): KnownFile | undefined {
+  /** @returns undefined: there is no such file. */
+  #read(name: string, before: KnownFile | undefined): KnownFile | "unsettled" | undefined {
     const path = join(this.#dir, name);
-    const before = this.#files.get(name);
-    try {
-      const stat = statSync(path, { bigint: true });
-      if (!stat.isFile()) return undefined;
-      const stamp = `${stat.ino} ${stat.size} ${stat.mtimeNs} ${stat.ctimeNs}`;
-      if (before?.stamp === stamp) return before;
-      const read = readManifestText(readFileSync(path, "utf8"), before?.read.documents);
-      return { stamp, read, objects: inForce(read, before) };
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined; // gone between listing and reading
-      const message = `cannot be read: ${(error as Error).message}`;
-      findings.push({ file: name, line: 1, level: "error", path: "", message, subject: "" });
+    const stamp = stampOf(path);
+    if (stamp === (before?.stamp ?? GONE)) {
+      this.#changing.delete(name);
       return before;
     }
+    const now = performance.now();
+    const last = this.#changing.get(name);
+    const sinceMs = last?.stamp === stamp ? last.sinceMs : now;
+    this.#changing.set(name, { stamp, sinceMs });
+    if (now - sinceMs < this.settleMs) return "unsettled";
+    if (stamp === GONE) {
+      this.#changing.delete(name);
+      return undefined;
+    }
+    const text = readText(path);
+    if (text === undefined || stampOf(path) !== stamp) return "unsettled"; // changed while it was read
+    this.#changing.delete(name);
+    const read = notEmptied(readManifestText(text, before?.read.documents), text, before);
+    return { stamp, read, objects: inForce(read, before) };
   }
 
   #advance(now: Map<string, ClusterObject>): ObjectEvent[] {
@@ -103,6 +150,24 @@ export class PolicyFolder {
     this.#inForce = now;
     return events;
   }
+}
+
+/** @returns undefined: gone since it was looked at. */
+function readText(path: string): string | undefined {
+  try {
+    return readFileSync(path, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
+  }
+}
+
+/** A file whose text is still to come, be it for seconds, does not take back what it said. */
+function notEmptied(read: KnownFile["read"], text: string, before: KnownFile | undefined): KnownFile["read"] {
+  if (!read.empty || (text.trim() !== "" && (before?.objects.size ?? 0) === 0)) return read;
+  const message =
+    "has no text, so what it said before stays; if nothing is meant, remove the file or write an empty List (apiVersion: v1, kind: List, items: [])";
+  return { ...read, findings: [{ line: 1, level: "error", path: "", message, subject: "" }], broken: true };
 }
 
 function inForce(read: ReadText, before: KnownFile | undefined): KnownFile["objects"] {
@@ -120,7 +185,7 @@ function inForce(read: ReadText, before: KnownFile | undefined): KnownFile["obje
   return objects;
 }
 
-const SETTLE_MS = 100;
+const GATHER_MS = 100;
 /** Also without an event: network file systems and bind mounts send none. */
 const LOOK_AGAIN_MS = 30_000;
 
@@ -131,7 +196,7 @@ export function watchFolder(dir: string, onChange: () => void): () => void {
     timer ??= setTimeout(() => {
       timer = undefined;
       onChange();
-    }, SETTLE_MS);
+    }, GATHER_MS);
   };
   let watcher: FSWatcher | undefined;
   const open = () => {

@@ -1,6 +1,6 @@
 /** The agent's policy part against the kernel: a folder, foreign hands, a kill. */
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -58,6 +58,13 @@ function startAgent(dir = true): void {
   if (agent.stdout) createInterface({ input: agent.stdout }).on("line", (line) => lines.push(JSON.parse(line)));
 }
 
+async function restartAgent(meanwhile: () => void): Promise<void> {
+  agent?.stdin?.end();
+  if (agent) await ended(agent);
+  meanwhile();
+  startAgent();
+}
+
 function ended(child: ChildProcess): Promise<unknown> {
   return child.exitCode !== null || child.signalCode !== null
     ? Promise.resolve()
@@ -73,6 +80,8 @@ function kernel(): string[] {
   ];
 }
 const kernelHas = (text: string) => kernel().some((line) => line.includes(text));
+/** The kernel has had so many revisions, each as a whole. */
+const brought = (times = 1) => lines.filter((l) => l.msg.startsWith("policy revision")).length >= times;
 const nftDo = (...args: string[]) => runTool("ip", ["netns", "exec", node.name, "nft", ...args]);
 
 beforeAll(() => {
@@ -155,13 +164,48 @@ describe("the agent with a folder of policies", () => {
       "the refusal",
     );
     expect(kernelHas("10.8.0.1/32")).toBe(true);
-    agent?.stdin?.end();
-    if (agent) await ended(agent);
-    startAgent();
+    await restartAgent(() => undefined);
     await until(() => lines.some((l) => l.msg.includes("stay as they were")), "the refusal after the restart");
     expect(kernelHas("to4 10.9.0.1 : goto in-")).toBe(true);
     write("p.yaml", POLICY("nobody"));
     await until(() => !kernelHas("10.8.0.1/32"), "the policy that is right again");
+  });
+
+  it("keeps what is in force while a file is written in place", async () => {
+    const text = POD("web", "web") + POD("c", "client", "10.8.0.1") + POLICY("client");
+    write("a.yaml", text);
+    startAgent();
+    await until(() => brought(), "the policy in the kernel");
+    const before = kernel();
+    writeFileSync(join(root, "policies/a.yaml"), "");
+    await until(() => lines.some((l) => l.msg.includes("a.yaml:1: error: has no text")), "the refusal");
+    expect(kernel()).toEqual(before);
+    const next = text.replace("10.8.0.1", "10.8.0.2");
+    for (let at = 0; at < text.length; at += 20) {
+      writeFileSync(join(root, "policies/a.yaml"), next.slice(0, at));
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    writeFileSync(join(root, "policies/a.yaml"), next);
+    await until(() => brought(2), "the new text");
+    expect(kernelHas("10.8.0.2/32") && kernelHas("goto in-")).toBe(true);
+  });
+
+  it.each([
+    ["a file that cannot be read", () => symlinkSync("a.yaml", join(root, "policies/a.yaml")), "until"],
+    ["a file without text", () => writeFileSync(join(root, "policies/a.yaml"), ""), "until"],
+  ])("keeps over its restart what was in force, with %s", async (_what, harm, said) => {
+    write("a.yaml", POD("web", "web") + POD("c", "client", "10.8.0.1") + POLICY("client"));
+    startAgent();
+    await until(() => kernelHas("10.8.0.1/32"), "the policy in the kernel");
+    await restartAgent(() => {
+      rmSync(join(root, "policies/a.yaml"));
+      harm();
+    });
+    await until(() => lines.some((l) => l.msg.includes("stay as they were") && l.msg.includes(said)), "what is amiss");
+    expect(kernelHas("10.8.0.1/32")).toBe(true);
+    expect(getCompiled(store.db)?.profiles.length).toBe(1);
+    write("a.yaml", "{ apiVersion: v1, kind: List, items: [] }\n");
+    await until(() => !kernelHas("10.8.0.1/32"), "the folder that says that there is no policy");
   });
 
   it.each([
@@ -175,7 +219,7 @@ describe("the agent with a folder of policies", () => {
   ])("puts right %s, and says by whom", async (_what, harm, said) => {
     write("a.yaml", POD("web", "web") + POD("c", "client", "10.8.0.1") + POLICY("client"));
     startAgent();
-    await until(() => lines.some((l) => l.msg === "started") && kernelHas("10.8.0.1/32"), "the start");
+    await until(() => brought(), "the start");
     const before = kernel();
     harm();
     await until(
@@ -191,7 +235,7 @@ describe("the agent with a folder of policies", () => {
   it("leaves other tables alone, and is not stirred by them", async () => {
     write("a.yaml", POD("web", "web") + POLICY("client"));
     startAgent();
-    await until(() => lines.some((l) => l.msg === "started") && kernelHas("goto in-"), "the start");
+    await until(() => brought(), "the start");
     nftDo("add", "table", "inet", "other");
     nftDo("add", "chain", "inet", "other", "x");
     nftDo("flush", "chain", "inet", "terway-policy", "to-pod");

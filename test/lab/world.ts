@@ -283,7 +283,8 @@ function createNode(
       return line === undefined ? undefined : Number(line.split(" ").at(-1));
     },
     manifest(file, ...objects) {
-      writeFileSync(join(dir, file), objects.map((o) => `---\n${JSON.stringify(o)}\n`).join(""));
+      const documents = objects.length > 0 ? objects : [{ apiVersion: "v1", kind: "List", items: [] }];
+      writeFileSync(join(dir, file), documents.map((o) => `---\n${JSON.stringify(o)}\n`).join(""));
       renameSync(join(dir, file), join(manifestDir, file));
     },
     newPod() {

@@ -40,7 +40,7 @@ export default class PolicyExplain extends BaseCommand {
     if (protocol !== "icmp" && flags.port === 0) this.error(`--port is needed for ${protocol}`, { exit: 2 });
     const store = this.#store(flags.store, flags.dir !== undefined && !flags.probe);
     try {
-      const world = this.#world(store, flags.dir);
+      const world = await this.#world(store, flags.dir);
       let from: FlowEnd[];
       let to: FlowEnd[];
       try {
@@ -83,9 +83,9 @@ export default class PolicyExplain extends BaseCommand {
     }
   }
 
-  #world(store: Store | undefined, dir: string | undefined): PolicyWorld {
+  async #world(store: Store | undefined, dir: string | undefined): Promise<PolicyWorld> {
     if (dir !== undefined) {
-      const { events, findings } = readFolder(dir);
+      const { events, findings } = await readFolder(dir);
       for (const finding of findings) if (finding.level === "error") this.warn(describeFileFinding(dir, finding));
       return worldOfFolder(events, store === undefined ? [] : attachedPods(store));
     }

@@ -9,7 +9,7 @@ import { getFacts } from "../../../store/facts.ts";
 import { openStore, type Store } from "../../../store/open.ts";
 import { getPolicyRevision } from "../../../store/policy.ts";
 import { BaseCommand } from "../../base-command.ts";
-import { readFolder } from "../../policy-view.ts";
+import { type ReadFolder, readFolder } from "../../policy-view.ts";
 
 interface Synced {
   readonly revision: number;
@@ -38,9 +38,9 @@ export default class PolicySync extends BaseCommand {
 
   async run(): Promise<Synced> {
     const { args, flags } = await this.parse(PolicySync);
-    let read: ReturnType<typeof readFolder>;
+    let read: ReadFolder;
     try {
-      read = readFolder(args.dir);
+      read = await readFolder(args.dir);
     } catch (error) {
       this.error(`${args.dir} cannot be read: ${(error as Error).message}`, { exit: 2 });
     }
@@ -69,7 +69,7 @@ export default class PolicySync extends BaseCommand {
 
   #sync(
     store: Store,
-    events: ReturnType<typeof readFolder>["events"],
+    events: ReadFolder["events"],
     findings: readonly string[],
     flags: {
       readonly "node-name"?: string | undefined;
