@@ -140,11 +140,14 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
   }
 
   /** Nobody remembers the last good form of what is faulty: the compiled policy of before the start is that form. */
-  function reasonToWait({ broken, faulty }: Refresh): string | undefined {
+  function reasonToWait({ broken, faulty, empty }: Refresh): string | undefined {
     const { compiled } = enforcer;
     if (compiled === undefined) return undefined;
     const dir = options.manifests?.dir;
     if (broken || faulty.size > 0) return `until ${dir} has no fault`;
+    // More likely a mount that is not there yet than all manifests removed while no agent ran.
+    if (empty && compiled.pods.length + compiled.profiles.length > 0)
+      return `until ${dir} has a manifest: is it mounted? If no policy is meant, write an empty List there (apiVersion: v1, kind: List, items: [])`;
     return undefined;
   }
 

@@ -193,6 +193,7 @@ describe("the agent with a folder of policies", () => {
   it.each([
     ["a file that cannot be read", () => symlinkSync("a.yaml", join(root, "policies/a.yaml")), "until"],
     ["a file without text", () => writeFileSync(join(root, "policies/a.yaml"), ""), "until"],
+    ["a folder without manifests", () => undefined, "is it mounted?"],
   ])("keeps over its restart what was in force, with %s", async (_what, harm, said) => {
     write("a.yaml", POD("web", "web") + POD("c", "client", "10.8.0.1") + POLICY("client"));
     startAgent();
@@ -206,6 +207,15 @@ describe("the agent with a folder of policies", () => {
     expect(getCompiled(store.db)?.profiles.length).toBe(1);
     write("a.yaml", "{ apiVersion: v1, kind: List, items: [] }\n");
     await until(() => !kernelHas("10.8.0.1/32"), "the folder that says that there is no policy");
+  });
+
+  it("takes a folder without manifests when no policy was in force", async () => {
+    startAgent();
+    await until(() => getCompiled(store.db), "the first revision");
+    await restartAgent(() => undefined);
+    write("a.yaml", POD("web", "web") + POD("c", "client", "10.8.0.1") + POLICY("client"));
+    await until(() => brought(), "the policy in the kernel");
+    expect(lines.filter((l) => l.level === "error")).toEqual([]);
   });
 
   it.each([
