@@ -62,7 +62,10 @@ export function remove(w: Work, op: "DEL" | "GC", entered: Entered = {}): void {
   attempt(() => forgetConnections(ct, addresses));
   ct?.close();
   // Last: the kernel keeps everybody else waiting while it moves an ENI back.
-  if (before && link && leavesTraces(link)) attempt(() => clearPod(w.host.sys, w.nl, enter(w, before, entered), link));
+  if (before && link && leavesTraces(link)) {
+    const wasBuilt = before.state === "ready";
+    attempt(() => clearPod(w.host.sys, w.nl, enter(w, before, entered), link, wasBuilt));
+  }
   if (failure === undefined) attempt(() => giveBack(w));
   if (before !== undefined || failure !== undefined)
     journal(w, { op, startedMs, failure, detail: addresses.join(" "), before });
@@ -96,7 +99,7 @@ export function undo(w: Work, netns: PodNetns, link: PodLink): void {
           addresses.filter((address) => !others.includes(address)),
         );
       }),
-    () => clearPod(sys, w.nl, netns, link),
+    () => clearPod(sys, w.nl, netns, link, false),
     () => giveBack(w),
   ];
   for (const step of steps) {

@@ -7,7 +7,7 @@ import { formatMac } from "../../shared/net/mac.ts";
 import { findLink } from "../../shared/netlink/find-link.ts";
 import { accepting } from "../../shared/netlink/request.ts";
 import { delAddress } from "../../shared/netlink/rtnl/address.ts";
-import { delLink, setLink } from "../../shared/netlink/rtnl/link.ts";
+import { delLink, type Link, setLink } from "../../shared/netlink/rtnl/link.ts";
 import { delRule } from "../../shared/netlink/rtnl/rule.ts";
 import {
   encodeRequests,
@@ -19,7 +19,7 @@ import {
 import { readU32 } from "../../shared/netlink/wire/reader.ts";
 import { CLOCK_MONOTONIC } from "../../shared/sys/linux.ts";
 import { DETACHED_FD, type Sys } from "../../shared/sys/sys.ts";
-import { findByMac, inKernel, noLink, notOurs } from "./in-kernel.ts";
+import { findByMac, inKernel, noLink, notOurs, ownLinkOf } from "./in-kernel.ts";
 import type { PodNetns } from "./netns.ts";
 import { takeName } from "./taken-name.ts";
 
@@ -115,10 +115,17 @@ function notInKernel({ kind }: Uplink): CniFailure {
  * a second interface too. What is gone already counts.
  *
  * @param netns undefined: the namespace is gone, and the kernel has done the same.
+ * @param wasBuilt Whether the pod's interface was once complete: until then another's may have its name.
  */
-export function clearPod(sys: Sys, host: NetlinkSocket, netns: PodNetns | undefined, link: PodLink): void {
+export function clearPod(
+  sys: Sys,
+  host: NetlinkSocket,
+  netns: PodNetns | undefined,
+  link: PodLink,
+  wasBuilt: boolean,
+): void {
   inKernel(`${link.podIfname}`, () => {
-    if (netns) removeFromPod(sys, host, netns, link);
+    if (netns) removeFromPod(sys, host, netns, link, wasBuilt);
     else if (link.uplink?.kind === "eni") giveBackName(host, link.uplink);
   });
 }
@@ -128,13 +135,16 @@ export function leavesTraces(link: PodLink): boolean {
   return link.uplink !== undefined || link.podTable !== undefined;
 }
 
-function removeFromPod(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodLink): void {
+function removeFromPod(sys: Sys, host: NetlinkSocket, netns: PodNetns, link: PodLink, wasBuilt: boolean): void {
   const { uplink } = link;
   const pod = openNetlink(sys, undefined, { netnsFd: netns.fd, ownNetnsFd: netns.ownFd });
   try {
     pod.apply(podRules(link).map((rule) => accepting(delRule(rule), "ENOENT")));
-    if (uplink?.kind === "eni") returnEni(sys, host, pod, netns, uplink);
-    else if (uplink) deleteChild(sys, pod, link);
+    if (uplink?.kind === "eni") {
+      const found = findByMac(pod, uplink.mac) ?? (wasBuilt ? findChanged(host, pod, link, uplink) : undefined);
+      if (found) returnEni(sys, host, pod, netns, uplink, found);
+      else giveBackName(host, uplink);
+    } else if (uplink) deleteChild(sys, pod, link);
   } finally {
     pod.close();
   }
@@ -147,20 +157,28 @@ function deleteChild(sys: Sys, pod: NetlinkSocket, link: PodLink): void {
     sys.close(sys.sendDetached(pod.fd, encodeRequests([delLink({ index: found.index })])).reportFd);
 }
 
+/** The ENI with a MAC that the pod gave it: it has the ENI's name, is no child, and not the veth's own end. */
+function findChanged(host: NetlinkSocket, pod: NetlinkSocket, link: PodLink, uplink: Uplink): Link | undefined {
+  if (findByMac(host, uplink.mac, uplink.eniIfname)) return undefined;
+  const found = findLink(pod, { name: link.podIfname });
+  return found && ownLinkOf(formatMac(found.mac), [found]) && formatMac(found.mac) !== link.podMac ? found : undefined;
+}
+
 /**
  * The kernel holds whoever moves a link between namespaces for an RCU barrier or two (20 to 40 ms), so a child process
  * does it. Nothing waits for it: the address cools down, the ADD that gets this ENI next waits for its link, and if the
  * namespace dies first, the kernel does the same.
  */
-function returnEni(sys: Sys, host: NetlinkSocket, pod: NetlinkSocket, netns: PodNetns, uplink: Uplink): void {
-  const found = findByMac(pod, uplink.mac);
-  if (found === undefined) {
-    giveBackName(host, uplink);
-    return;
-  }
-  const { eniIfname: name } = uplink;
+function returnEni(
+  sys: Sys,
+  host: NetlinkSocket,
+  pod: NetlinkSocket,
+  netns: PodNetns,
+  { mac, eniIfname: name }: Uplink,
+  found: Link,
+): void {
   const isFree = name !== undefined && findLink(host, { name }) === undefined;
-  const requests = returnRequests(found.index, DETACHED_FD, isFree ? name : "eth%d");
+  const requests = returnRequests(found, mac, DETACHED_FD, isFree ? name : "eth%d");
   sys.close(sys.sendDetached(pod.fd, encodeRequests(requests), { keepFd: netns.ownFd }).reportFd);
 }
 

@@ -1,8 +1,9 @@
 /** A shared ENI on the node: link, address, its routing table, and the rule for what the node sends with its address. */
 import { parseIp } from "../net/ip.ts";
+import { formatMac, parseMac } from "../net/mac.ts";
 import { accepting, type Request } from "../netlink/request.ts";
 import { replaceAddress } from "../netlink/rtnl/address.ts";
-import { setLink } from "../netlink/rtnl/link.ts";
+import { type Link, setLink } from "../netlink/rtnl/link.ts";
 import { type Route, replaceRoute } from "../netlink/rtnl/route.ts";
 import { newRule, type Rule } from "../netlink/rtnl/rule.ts";
 import { IFA_F_NODAD, IFA_F_NOPREFIXROUTE } from "../netlink/uapi/if-addr.ts";
@@ -54,6 +55,12 @@ export function eniRules(eni: EniLinkSpec): Rule[] {
       },
     ];
   });
+}
+
+/** A pod may have changed the MAC of the ENI that it had. The link is then down: most drivers want that. */
+export function macRequests(link: Pick<Link, "index" | "mac">, mac: string): Request[] {
+  const { index } = link;
+  return formatMac(link.mac) === mac ? [] : [setLink({ index, up: false }), setLink({ index, mac: parseMac(mac) })];
 }
 
 /** Idempotent. The ENI's own address is written /32 without a connected route: the vSwitch is reached by eth0. */

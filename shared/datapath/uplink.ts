@@ -1,8 +1,9 @@
 /** A pod's own way into the VPC: making it in the pod's namespace, and giving an ENI back. Pure lists of requests. */
 import { parseMac } from "../net/mac.ts";
 import type { Request } from "../netlink/request.ts";
-import { newLink, setLink } from "../netlink/rtnl/link.ts";
+import { type Link, newLink, setLink } from "../netlink/rtnl/link.ts";
 import { IPVLAN_MODE_L2 } from "../netlink/uapi/if-link.ts";
+import { macRequests } from "./eni-link.ts";
 import type { PodLink, Uplink } from "./pod-link.ts";
 
 /** No namespace counts so far by itself. Above it are 15 bits of the attachment, and 15 of this life of it. */
@@ -64,10 +65,16 @@ export function uplinkRequests(
 }
 
 /**
- * On the pod's socket: the ENI goes back to the node, down and without its addresses and routes.
+ * On the pod's socket: the ENI goes back to the node, down, with its MAC and without its addresses and routes.
  *
  * @param name May be a pattern like `eth%d`.
  */
-export function returnRequests(index: number, nodeNetnsFd: number, name: string): Request[] {
-  return [setLink({ index, up: false }), setLink({ index, netnsFd: nodeNetnsFd, name })];
+export function returnRequests(
+  link: Pick<Link, "index" | "mac">,
+  mac: string,
+  nodeNetnsFd: number,
+  name: string,
+): Request[] {
+  const { index } = link;
+  return [setLink({ index, up: false }), ...macRequests(link, mac), setLink({ index, netnsFd: nodeNetnsFd, name })];
 }

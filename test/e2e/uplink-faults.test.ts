@@ -361,6 +361,18 @@ function suite({ mode, kind, instanceType, secondary, tampering }: Case): void {
     patient(60_000),
   );
 
+  if (mode === "eni-exclusive")
+    it("leaves its ENI usable when it changed the MAC of it", async () => {
+      const { pod } = await attach();
+      ip(pod.netns, "link", "set", "eth0", "address", "02:00:00:00:00:77");
+      expect((await refusal(node.runtime.check(pod))).message).toMatch(/has MAC 02:00:00:00:00:77, want the ENI's/);
+      await node.runtime.del(pod); // its namespace stays
+      const pods = [await attach(), await attach()];
+      for (const next of pods) expect(await ping(next.pod.netns, OUTSIDE_IP)).toBe(true);
+      await detach(...pods, { pod });
+      await nothingLeft();
+    });
+
   if (mode === "trunk") {
     it("is refused a VLAN id that is none (F-47)", async () => {
       const ids = here.store.db.all("SELECT id, vlan_id FROM eni WHERE kind = 'member'");
