@@ -1,9 +1,8 @@
 /** ENIs on the node: waiting for the link of a new one, and setting it up. */
 import { setTimeout as sleep } from "node:timers/promises";
-import { eniRequests } from "../../shared/datapath/eni-link.ts";
+import { eniRequests, findEniLink, macRequests } from "../../shared/datapath/eni-link.ts";
 import { enableForwarding, quietLink } from "../../shared/datapath/ipv6.ts";
 import { ensureNodeRules } from "../../shared/datapath/node-rules.ts";
-import { formatMac } from "../../shared/net/mac.ts";
 import { getLink, type Link, parseLink } from "../../shared/netlink/rtnl/link.ts";
 import { openNetlink } from "../../shared/netlink/socket.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
@@ -14,11 +13,6 @@ import type { AgentContext } from "./context.ts";
 
 const LINK_WAIT_MS = 20_000;
 const LOOK_EVERY_MS = 50;
-
-/** Links of hardware and of the emulated cloud; children of an ENI (vlan, ipvlan) share its MAC and have another kind. */
-export function findEniLink(links: readonly Link[], mac: string): Link | undefined {
-  return links.find((l) => formatMac(l.mac) === mac && (l.kind === "" || l.kind === "veth"));
-}
 
 export function readLinks(): Link[] {
   const nl = openNetlink(nodeSys);
@@ -62,7 +56,7 @@ export function setUpEni(ctx: AgentContext, eni: Eni, link: Link): void {
   quietLink(nodeSys, link.name);
   const nl = openNetlink(nodeSys);
   try {
-    nl.apply(eniRequests({ ...eni, mtu }, link.index));
+    nl.apply([...macRequests(link, eni.mac), ...eniRequests({ ...eni, mtu }, link.index)]);
   } finally {
     nl.close();
   }

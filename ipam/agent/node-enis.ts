@@ -3,6 +3,7 @@
  * again when it says so no more. They are none of the pools': pods get nothing of them.
  */
 
+import { findEniLink } from "../../shared/datapath/eni-link.ts";
 import { quietLink } from "../../shared/datapath/ipv6.ts";
 import { readKernelView } from "../../shared/datapath/kernel-view.ts";
 import {
@@ -29,7 +30,7 @@ import { getFact, setFacts } from "../store/facts.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { gatewayOf, refuseOtherZone, vswitchOf } from "./cloud-sync.ts";
 import { type AgentContext, isStoreLost, journal } from "./context.ts";
-import { findEniLink, readLinks, waitForLink } from "./eni-node.ts";
+import { readLinks, waitForLink } from "./eni-node.ts";
 import type { Manifests } from "./manifests.ts";
 import { TAG_NODE } from "./settings.ts";
 

@@ -55,6 +55,7 @@ describe("an ENI's side of the node", () => {
     flags,
     mtuBytes: 1500,
     mac: parseMac(NEW_ENI.mac),
+    permanentMac: undefined,
     kind: "",
     parentIndex: undefined,
     masterIndex: undefined,
@@ -73,6 +74,10 @@ describe("an ENI's side of the node", () => {
   it("is in order, or says what is missing", () => {
     expect(eniProblems(eni(), view({}))).toEqual([]);
     expect(eniProblems(eni(), view({ links: [link(0)] }))).toEqual(["link eth1 of ENI eni-1 is down"]);
+    const changed = { mac: parseMac("02:00:00:00:00:77"), permanentMac: parseMac(NEW_ENI.mac) };
+    expect(eniProblems(eni(), view({ links: [{ ...link(1), ...changed }] }))).toEqual([
+      "link eth1 of ENI eni-1 has MAC 02:00:00:00:00:77",
+    ]);
     expect(eniProblems(eni(), view({ rules: [] }))).toEqual([
       expect.stringContaining("rule is missing: from 10.0.0.1"),
     ]);

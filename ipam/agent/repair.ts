@@ -3,13 +3,14 @@
  * what is there comes from the kernel. Never touches the inside of a pod.
  */
 import { FROM_ENI_PRIORITY, PROTOCOL } from "../../shared/datapath/constants.ts";
-import { eniRequests, eniRoutes, eniRules } from "../../shared/datapath/eni-link.ts";
+import { eniRequests, eniRoutes, eniRules, findEniLink, macRequests } from "../../shared/datapath/eni-link.ts";
 import { enableForwarding, quietLink } from "../../shared/datapath/ipv6.ts";
 import { readKernelView } from "../../shared/datapath/kernel-view.ts";
 import { ensureNodeRules } from "../../shared/datapath/node-rules.ts";
 import { hostRequests, type PodLink } from "../../shared/datapath/pod-link.ts";
 import { sweepAddresses } from "../../shared/datapath/sweep.ts";
 import { hasRoute, hasRule, hostProblems, isSameRule, type KernelView } from "../../shared/datapath/verify.ts";
+import { formatMac } from "../../shared/net/mac.ts";
 import { accepting } from "../../shared/netlink/request.ts";
 import { getLink, isUp } from "../../shared/netlink/rtnl/link.ts";
 import { describeRoute } from "../../shared/netlink/rtnl/route.ts";
@@ -20,7 +21,7 @@ import { listAttachments } from "../store/attachments.ts";
 import { type Eni, listEnis } from "../store/enis.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, journal } from "./context.ts";
-import { findEniLink, forwardedFamilies, hasNodeSide, nodeIpsOf, recordEniLink } from "./eni-node.ts";
+import { forwardedFamilies, hasNodeSide, nodeIpsOf, recordEniLink } from "./eni-node.ts";
 import { repairNodeEnis } from "./node-enis.ts";
 
 /** What differs for one ENI. Pure. */
@@ -29,6 +30,8 @@ export function eniProblems(eni: Eni, view: KernelView): string[] {
   if (link === undefined) return [];
   const problems: string[] = [];
   if (!isUp(link)) problems.push(`link ${link.name} of ENI ${eni.id} is down`);
+  if (formatMac(link.mac) !== eni.mac)
+    problems.push(`link ${link.name} of ENI ${eni.id} has MAC ${formatMac(link.mac)}`);
   for (const route of eniRoutes(eni, link.index))
     if (!hasRoute(view, route)) problems.push(`route is missing: ${describeRoute(route)}`);
   for (const rule of eniRules(eni)) if (!hasRule(view, rule)) problems.push(`rule is missing: ${describeRule(rule)}`);
@@ -91,7 +94,7 @@ function* eniSteps(ctx: AgentContext, nl: NetlinkSocket): Generator<Step> {
       if (!hasNodeSide(eni)) return [];
       const problems = eniProblems(eni, view);
       if (problems.length > 0) {
-        nl.apply(eniRequests(eni, link.index));
+        nl.apply([...macRequests(link, eni.mac), ...eniRequests(eni, link.index)]);
         recordEniLink(ctx, eni, link, eni.mtu);
       }
       return [...quieted, ...problems];

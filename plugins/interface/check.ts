@@ -2,12 +2,13 @@
 import { type Attachment, getAttachment } from "../../ipam/store/attachments.ts";
 import { type Eni, getEni } from "../../ipam/store/enis.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
+import { findEniLink } from "../../shared/datapath/eni-link.ts";
 import { readKernelView } from "../../shared/datapath/kernel-view.ts";
 import type { PodLink } from "../../shared/datapath/pod-link.ts";
 import { hostProblems, type KernelView, podProblems } from "../../shared/datapath/verify.ts";
+import { formatMac } from "../../shared/net/mac.ts";
 import { openNetlink } from "../../shared/netlink/socket.ts";
 import { check as checkIpam } from "../terway-ipam/commands.ts";
-import { ownLinkOf } from "./in-kernel.ts";
 import { openPodNetns, type PodNetns } from "./netns.ts";
 import { runIpam, type Work } from "./work.ts";
 
@@ -66,8 +67,11 @@ function linkProblems(w: Work, netns: PodNetns, link: PodLink, eni: Eni | undefi
 /** The ENI's link on the node, which carries the pod's packets: it may have gone, or become smaller. */
 function carrierProblems(link: PodLink, eni: Eni, node: KernelView): string[] {
   if (link.uplink?.kind === "eni") return [];
-  const carrier = ownLinkOf(link.uplink?.parentMac ?? eni.mac, node.links);
+  const mac = link.uplink?.parentMac ?? eni.mac;
+  const carrier = findEniLink(node.links, mac);
   if (carrier === undefined) return [`ENI ${eni.id} has no link on the node`];
+  if (formatMac(carrier.mac) !== mac)
+    return [`link ${carrier.name} of ENI ${eni.id} has MAC ${formatMac(carrier.mac)}, want ${mac}`];
   return carrier.mtuBytes < link.mtuBytes
     ? [`link ${carrier.name} of ENI ${eni.id} has MTU ${carrier.mtuBytes}, less than the pod's ${link.mtuBytes}`]
     : [];

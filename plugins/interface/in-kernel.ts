@@ -1,6 +1,6 @@
 /** What the kernel refuses, as CNI failures; and working in a pod's namespace. */
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
-import { formatMac } from "../../shared/net/mac.ts";
+import { findEniLink } from "../../shared/datapath/eni-link.ts";
 import { findLink } from "../../shared/netlink/find-link.ts";
 import { getLink, type Link, parseLink } from "../../shared/netlink/rtnl/link.ts";
 import { NetlinkError, type NetlinkSocket } from "../../shared/netlink/socket.ts";
@@ -51,13 +51,8 @@ export function inNetns<T>(sys: Sys, netns: Pick<PodNetns, "fd" | "ownFd">, work
   }
 }
 
-/** The ENI's own link: children of it (ipvlan, vlan) may share its MAC, and have another kind. */
-export function ownLinkOf(mac: string, links: readonly Link[]): Link | undefined {
-  return links.find((l) => formatMac(l.mac) === mac && (l.kind === "" || l.kind === "veth"));
-}
-
 /** @param ifname Its name when last seen: one link is asked for before those of all pods are listed. */
 export function findByMac(nl: NetlinkSocket, mac: string, ifname?: string): Link | undefined {
   const named = ifname === undefined ? undefined : findLink(nl, { name: ifname });
-  return ownLinkOf(mac, named ? [named] : []) ?? ownLinkOf(mac, nl.dump(getLink()).map(parseLink));
+  return findEniLink(named ? [named] : [], mac) ?? findEniLink(nl.dump(getLink()).map(parseLink), mac);
 }

@@ -1,6 +1,6 @@
 /** Builds and removes a pod's interface in the kernel. Decides nothing: the plan comes from plan.ts. */
 import type { Eni } from "../../ipam/store/enis.ts";
-import { eniRequests } from "../../shared/datapath/eni-link.ts";
+import { eniRequests, macRequests } from "../../shared/datapath/eni-link.ts";
 import { allowIpv6, isIpv6Off, quietLink, quietPod } from "../../shared/datapath/ipv6.ts";
 import {
   hostRequests,
@@ -205,7 +205,7 @@ export function prepareEni(sys: Sys, host: NetlinkSocket, eni: Eni): PreparedLin
     const link = findByMac(host, eni.mac);
     if (link === undefined) throw noLink(`ENI ${eni.id} (${eni.mac})`);
     quietLink(sys, link.name);
-    host.apply(eniRequests(eni, link.index));
+    host.apply([...macRequests(link, eni.mac), ...eniRequests(eni, link.index)]);
     return { ifname: link.name, ifindex: link.index };
   });
 }

@@ -1,5 +1,6 @@
 /** A pod's own way into the VPC, in the kernel: making it, and taking it back. */
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
+import { isEniKind, macRequests } from "../../shared/datapath/eni-link.ts";
 import { type PodLink, podRules, type Uplink } from "../../shared/datapath/pod-link.ts";
 import { childIndex, isChildIndex, returnRequests, uplinkRequests } from "../../shared/datapath/uplink.ts";
 import { parseIp } from "../../shared/net/ip.ts";
@@ -19,7 +20,7 @@ import {
 import { readU32 } from "../../shared/netlink/wire/reader.ts";
 import { CLOCK_MONOTONIC } from "../../shared/sys/linux.ts";
 import { DETACHED_FD, type Sys } from "../../shared/sys/sys.ts";
-import { findByMac, inKernel, noLink, notOurs, ownLinkOf } from "./in-kernel.ts";
+import { findByMac, inKernel, noLink, notOurs } from "./in-kernel.ts";
 import type { PodNetns } from "./netns.ts";
 import { takeName } from "./taken-name.ts";
 
@@ -73,7 +74,10 @@ export function makeUplink(
   if (parent === undefined) throw noLink(`the ENI with MAC ${uplink.parentMac}`);
   const taken = uplink.kind === "eni" && takeName(sys, pod, link, parent.name) ? parent.name : undefined;
   const newIndex = childIndex(link, readU32(sys.randomBytes(4), 0));
-  const requests = uplinkRequests(link, uplink, parent.index, netns.fd, newIndex);
+  const requests = [
+    ...(uplink.kind === "eni" ? macRequests(parent, uplink.mac) : []),
+    ...uplinkRequests(link, uplink, parent.index, netns.fd, newIndex),
+  ];
   for (;;) {
     const refused = host.transact(requests).find((outcome) => !outcome.ok);
     if (refused === undefined) break;
@@ -161,7 +165,7 @@ function deleteChild(sys: Sys, pod: NetlinkSocket, link: PodLink): void {
 function findChanged(host: NetlinkSocket, pod: NetlinkSocket, link: PodLink, uplink: Uplink): Link | undefined {
   if (findByMac(host, uplink.mac, uplink.eniIfname)) return undefined;
   const found = findLink(pod, { name: link.podIfname });
-  return found && ownLinkOf(formatMac(found.mac), [found]) && formatMac(found.mac) !== link.podMac ? found : undefined;
+  return found && isEniKind(found) && formatMac(found.mac) !== link.podMac ? found : undefined;
 }
 
 /**
@@ -182,10 +186,12 @@ function returnEni(
   sys.close(sys.sendDetached(pod.fd, encodeRequests(requests), { keepFd: netns.ownFd }).reportFd);
 }
 
-/** A namespace that dies gives its ENI back under whatever name is free. */
+/** A namespace that dies gives its ENI back under whatever name is free, with the MAC that it had there. */
 function giveBackName(host: NetlinkSocket, { mac, eniIfname }: Uplink): void {
   const found = findByMac(host, mac, eniIfname);
-  if (found === undefined || eniIfname === undefined || found.name === eniIfname) return;
+  if (found === undefined) return;
+  host.apply(macRequests(found, mac));
+  if (eniIfname === undefined || found.name === eniIfname) return;
   const outcome = host.transact([
     setLink({ index: found.index, up: false }),
     setLink({ index: found.index, name: eniIfname }),

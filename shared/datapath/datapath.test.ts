@@ -8,7 +8,15 @@ import { IFF_UP } from "../netlink/uapi/if-link.ts";
 import { NUD_PERMANENT } from "../netlink/uapi/neighbour.ts";
 import { RT_TABLE_MAIN } from "../netlink/uapi/rtnetlink.ts";
 import { NODE_TABLE, PODS_TABLE } from "./constants.ts";
-import { type EniLinkSpec, eniRequests, eniRoutes, eniRules, routeTableOf } from "./eni-link.ts";
+import {
+  type EniLinkSpec,
+  eniRequests,
+  eniRoutes,
+  eniRules,
+  findEniLink,
+  macRequests,
+  routeTableOf,
+} from "./eni-link.ts";
 import {
   hostRoutes,
   hostRules,
@@ -71,6 +79,7 @@ function linkOf(index: number, name: string, mac: string, more: Partial<Link> = 
     flags: IFF_UP,
     mtuBytes: 1500,
     mac: parseMac(mac),
+    permanentMac: undefined,
     kind: "veth",
     parentIndex: undefined,
     masterIndex: undefined,
@@ -208,6 +217,31 @@ describe("making an uplink", () => {
     const link = withUplink(uplink(kind));
     const commands = uplinkRequests(link, link.uplink as Uplink, 9, 5, 7).map((r) => r.describe());
     expect(commands.join("\n")).toMatch(expected);
+  });
+});
+
+describe("an ENI's own link", () => {
+  const MAC = "00:16:3e:00:00:01";
+  const OTHER_MAC = "02:00:00:00:00:77";
+  const hardware = (index: number, mac: string, permanent?: string, more: Partial<Link> = {}) =>
+    linkOf(index, `eth${index}`, mac, { kind: "", permanentMac: permanent ? parseMac(permanent) : undefined, ...more });
+
+  it("is told by its MAC, and from the ENI's children", () => {
+    const links = [hardware(1, OTHER_MAC), hardware(2, MAC, undefined, { kind: "ipvlan" }), hardware(3, MAC)];
+    expect(findEniLink(links, MAC)?.index).toBe(3);
+    expect(findEniLink(links.slice(0, 2), MAC)).toBe(undefined);
+  });
+  it("is told by the MAC that the hardware has, where a pod gave it another one and died", () => {
+    expect(findEniLink([hardware(1, OTHER_MAC), hardware(2, OTHER_MAC, MAC)], MAC)?.index).toBe(2);
+    expect(findEniLink([hardware(1, OTHER_MAC, MAC), hardware(2, MAC)], MAC)?.index).toBe(2);
+    expect(findEniLink([hardware(1, OTHER_MAC, MAC, { kind: "macvlan" })], MAC)).toBe(undefined);
+  });
+  it("gets its MAC back, down, and is left alone where it has it", () => {
+    expect(macRequests(hardware(2, MAC, MAC), MAC)).toEqual([]);
+    expect(macRequests(hardware(2, OTHER_MAC, MAC), MAC).map((r) => r.describe())).toEqual([
+      expect.stringMatching(/if2 down$/),
+      expect.stringContaining(`address ${MAC}`),
+    ]);
   });
 });
 

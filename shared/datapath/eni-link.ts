@@ -57,6 +57,20 @@ export function eniRules(eni: EniLinkSpec): Rule[] {
   });
 }
 
+/** Hardware's, and the emulated cloud's; children of an ENI (vlan, ipvlan) share its MAC and have another kind. */
+export function isEniKind({ kind }: Pick<Link, "kind">): boolean {
+  return kind === "" || kind === "veth";
+}
+
+/** A link that came back from a namespace that died may have a MAC that the pod gave it: hardware knows its own. */
+export function findEniLink(links: readonly Link[], mac: string): Link | undefined {
+  const own = links.filter(isEniKind);
+  return (
+    own.find((l) => formatMac(l.mac) === mac) ??
+    own.find((l) => l.permanentMac !== undefined && formatMac(l.permanentMac) === mac)
+  );
+}
+
 /** A pod may have changed the MAC of the ENI that it had. The link is then down: most drivers want that. */
 export function macRequests(link: Pick<Link, "index" | "mac">, mac: string): Request[] {
   const { index } = link;

@@ -14,6 +14,7 @@ import { delNeighbour, getNeighbours, parseNeighbour, replaceNeighbour } from ".
 import { delRoute, getRoutes, newRoute, parseRoute, replaceRoute } from "./rtnl/route.ts";
 import { delRule, getRules, newRule, parseRule } from "./rtnl/rule.ts";
 import { NetlinkError, talk } from "./socket.ts";
+import { IFLA_PERM_ADDRESS } from "./uapi/if-link.ts";
 import { parseMessages } from "./wire/reader.ts";
 import { Writer } from "./wire/writer.ts";
 
@@ -100,6 +101,14 @@ describe("decode(encode(x)) is x", () => {
           kind: "ipvlan",
           parentIndex: 3,
         });
+        // Hardware has one more, which only the kernel writes.
+        const dummy = newLink({ kind: "dummy", name: "d", mac: new Uint8Array(6) });
+        const write = (w: Writer) => {
+          dummy.write(w);
+          w.attrBytes(IFLA_PERM_ADDRESS, mac);
+        };
+        expect(parseLink(encode(dummy))).toMatchObject({ mac: new Uint8Array(6), permanentMac: undefined });
+        expect(parseLink(encode({ ...dummy, write }))).toMatchObject({ mac: new Uint8Array(6), permanentMac: mac });
       },
     ));
 });

@@ -143,7 +143,7 @@ export function setLink(change: LinkChange): Request {
       }
     },
     describe: () =>
-      `ip link set dev if${index}${up === undefined ? "" : up ? " up" : " down"}${rest.mtuBytes === undefined ? "" : ` mtu ${rest.mtuBytes}`}`,
+      `ip link set dev if${index}${up === undefined ? "" : up ? " up" : " down"}${rest.mtuBytes === undefined ? "" : ` mtu ${rest.mtuBytes}`}${rest.mac === undefined ? "" : ` address ${formatMac(rest.mac)}`}`,
   };
 }
 
@@ -220,6 +220,8 @@ export interface Link {
   readonly mtuBytes: number;
   /** Empty for links without one. */
   readonly mac: Uint8Array;
+  /** The hardware's own, whatever it was set to since. Since Linux 5.6. */
+  readonly permanentMac: Uint8Array | undefined;
   readonly kind: string;
   readonly parentIndex: number | undefined;
   readonly masterIndex: number | undefined;
@@ -247,6 +249,7 @@ const LINK_ATTRIBUTES: ReadonlySet<number> = new Set([
   L.IFLA_IFNAME,
   L.IFLA_MTU,
   L.IFLA_ADDRESS,
+  L.IFLA_PERM_ADDRESS,
   L.IFLA_LINK,
   L.IFLA_MASTER,
   L.IFLA_LINK_NETNSID,
@@ -259,6 +262,7 @@ export function parseLink(payload: Uint8Array): Link {
   let name = "";
   let mtuBytes = 0;
   let mac = new Uint8Array(0) as Uint8Array;
+  let permanentMac: Uint8Array | undefined;
   let kind = "";
   let parentIndex: number | undefined;
   let masterIndex: number | undefined;
@@ -268,6 +272,7 @@ export function parseLink(payload: Uint8Array): Link {
     if (type === L.IFLA_IFNAME) name = readString(value);
     else if (type === L.IFLA_MTU) mtuBytes = readU32(value, 0);
     else if (type === L.IFLA_ADDRESS) mac = value;
+    else if (type === L.IFLA_PERM_ADDRESS) permanentMac = value;
     else if (type === L.IFLA_LINK) parentIndex = readU32(value, 0);
     else if (type === L.IFLA_MASTER) masterIndex = readU32(value, 0);
     else if (type === L.IFLA_LINK_NETNSID) linkNetnsId = readU32(value, 0);
@@ -289,6 +294,7 @@ export function parseLink(payload: Uint8Array): Link {
     flags: readU32(payload, 8),
     mtuBytes,
     mac,
+    permanentMac,
     kind,
     parentIndex,
     masterIndex,

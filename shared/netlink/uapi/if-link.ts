@@ -17,6 +17,7 @@ export const IFLA_NUM_RX_QUEUES = 32;
 export const IFLA_LINK_NETNSID = 37;
 export const IFLA_PROP_LIST = 52;
 export const IFLA_ALT_IFNAME = 53;
+export const IFLA_PERM_ADDRESS = 54;
 export const RTEXT_FILTER_SKIP_STATS = 8;
 
 export const IFLA_INFO_KIND = 1;
