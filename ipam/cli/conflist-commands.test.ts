@@ -7,6 +7,7 @@ import {
   readdirSync,
   readFileSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
@@ -181,6 +182,24 @@ describe("conflist from-config", () => {
       security_group: "sg-1",
     });
     expect(existsSync(at("net.d/10-terway.conflist"))).toBe(true);
+  });
+
+  it("shows a secret that moves into eni_conf to nobody else (CON-40)", () => {
+    const conf =
+      '{"cniVersion":"1.0.0","name":"k8s","type":"terway","access_key":"LTAI4key","access_secret":"s3cr3t-value"}';
+    const eniConf = put("eni_conf", ENI_CONF);
+    const args = [put("10-terway.conf", conf), "--eni-conf", eniConf, "--ipvlan", "--json"];
+    const fresh = runCli("conflist", "from-config", ...args, "--eni-conf-out", at("new_eni_conf"));
+    chmodSync(eniConf, 0o600);
+    const replaced = runCli("conflist", "from-config", ...args, "--eni-conf-out", eniConf, "--force");
+    for (const ran of [fresh, replaced]) {
+      expect(ran.status).toBe(0);
+      expect(`${ran.stdout}${ran.stderr}`).not.toMatch(/LTAI4key|s3cr3t-value/);
+      expect(JSON.parse(ran.stdout)).toMatchObject({ eniConf: { access_key: "***", security_group: "sg-1" } });
+    }
+    expect(JSON.parse(readFileSync(at("new_eni_conf"), "utf8"))).toMatchObject({ access_secret: "s3cr3t-value" });
+    for (const file of ["new_eni_conf", "eni_conf", "eni_conf.previous"])
+      expect([file, statSync(at(file)).mode & 0o7777]).toEqual([file, 0o600]);
   });
 
   it("refuses with line and column, and writes nothing", () => {

@@ -25,9 +25,10 @@ export function putOut(
     );
 }
 
-export function putFile(command: Command, path: string, text: string, force: boolean): void {
+/** @param newMode Of a file that was not there. */
+export function putFile(command: Command, path: string, text: string, force: boolean, newMode?: number): void {
   try {
-    command.logToStderr(`${path}: ${writeConf(path, text, force)}`);
+    command.logToStderr(`${path}: ${writeConf(path, text, force, newMode)}`);
   } catch (error) {
     if (!(error instanceof WriteConfError)) throw error;
     command.error(error.message, { exit: 2, suggestions: [error.remedy] });

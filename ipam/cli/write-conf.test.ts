@@ -1,7 +1,19 @@
 /** F-17: whoever reads the CNI folder finds whole files only, whatever becomes of the writer. */
 import { spawn, spawnSync } from "node:child_process";
 import { once } from "node:events";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, watch, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  chownSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  watch,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -54,6 +66,26 @@ describe("writeConf", () => {
     expect(writeConf(tenth(), vpc, true)).toBe("replaced");
     expect([readFileSync(tenth(), "utf8"), readFileSync(`${tenth()}.previous`, "utf8")]).toEqual([vpc, veth]);
     expect(confFiles(folder)).toEqual(["10-terway.conflist"]);
+  });
+
+  const modeOf = (path: string) => statSync(path).mode & 0o7777;
+
+  it("opens to nobody what was closed to them: mode and owner stay, those of the former content too", () => {
+    writeFileSync(tenth(), veth);
+    chmodSync(tenth(), 0o640);
+    if (root) chownSync(tenth(), 12, 34);
+    const { uid, gid } = statSync(tenth());
+    // What a killed writer of the same process id left.
+    writeFileSync(join(folder, `.10-terway.conflist.${process.pid}.tmp`), "half", { mode: 0o666 });
+    expect(writeConf(tenth(), vpc, true)).toBe("replaced");
+    for (const path of [tenth(), `${tenth()}.previous`])
+      expect([modeOf(path), statSync(path)]).toEqual([0o640, expect.objectContaining({ uid, gid })]);
+  });
+
+  it("gives a new file the mode that is asked for, 0644 unless told", () => {
+    writeConf(tenth(), veth, false);
+    writeConf(join(folder, "eni_conf"), veth, false, 0o600);
+    expect([modeOf(tenth()), modeOf(join(folder, "eni_conf"))]).toEqual([0o644, 0o600]);
   });
 
   it("does nothing where the same is there", () => {

@@ -4,6 +4,9 @@
  */
 import {
   closeSync,
+  fchmodSync,
+  fchownSync,
+  fstatSync,
   fsyncSync,
   linkSync,
   openSync,
@@ -16,6 +19,13 @@ import {
 import { basename, dirname, join } from "node:path";
 
 export type WriteOutcome = "written" | "unchanged" | "replaced";
+
+/** Who may read a file. */
+interface Access {
+  readonly uid: number;
+  readonly gid: number;
+  readonly mode: number;
+}
 
 /** What could not be done with which file, and the remedy. */
 export class WriteConfError extends Error {
@@ -39,15 +49,16 @@ const REMEDIES: Readonly<Record<string, string>> = {
 
 /**
  * @param replace Whether another content may be there already; it is kept as `FILE.previous`, which no runtime reads.
+ * @param newMode Of a file that was not there; one that is replaced keeps its mode and owner, and so does what it held.
  * @throws {WriteConfError} The former file, if any, is as it was.
  */
-export function writeConf(path: string, text: string, replace: boolean): WriteOutcome {
+export function writeConf(path: string, text: string, replace: boolean, newMode = 0o644): WriteOutcome {
   const folder = dirname(path);
   const name = basename(path);
   const temporary = join(folder, `.${name}.${process.pid}.tmp`);
   try {
-    const before = contentOf(path);
-    if (before === text) return "unchanged";
+    const before = fileOf(path);
+    if (before?.text === text) return "unchanged";
     if (before !== undefined && !replace)
       throw new WriteConfError(
         `${path} is there already, with another content`,
@@ -55,11 +66,11 @@ export function writeConf(path: string, text: string, replace: boolean): WriteOu
       );
     sweep(folder, name);
     try {
-      writeDurably(temporary, text);
+      writeDurably(temporary, text, newMode, before?.access);
       if (before === undefined)
         linkSync(temporary, path); // unlike rename, it fails when somebody else was faster
       else {
-        writeDurably(`${temporary}.previous`, before);
+        writeDurably(`${temporary}.previous`, before.text, newMode, before.access);
         renameSync(`${temporary}.previous`, `${path}.previous`);
         renameSync(temporary, path);
       }
@@ -81,18 +92,32 @@ export function writeConf(path: string, text: string, replace: boolean): WriteOu
   }
 }
 
-function contentOf(path: string): string | undefined {
+function fileOf(path: string): { readonly text: string; readonly access: Access } | undefined {
+  let fd: number;
   try {
-    return readFileSync(path, "utf8");
+    fd = openSync(path, "r");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw error;
   }
+  try {
+    const { uid, gid, mode } = fstatSync(fd);
+    return { text: readFileSync(fd, "utf8"), access: { uid, gid, mode: mode & 0o777 } };
+  } finally {
+    closeSync(fd);
+  }
 }
 
-function writeDurably(path: string, text: string): void {
-  const fd = openSync(path, "w", 0o644);
+/** Nobody can read it before its mode and owner are right: it may hold a secret. */
+function writeDurably(path: string, text: string, newMode: number, access: Access | undefined): void {
+  rmSync(path, { force: true }); // a killed writer of this process id may have left it, with a mode of its own
+  const fd = openSync(path, "wx", access === undefined ? newMode : 0o600);
   try {
+    if (access !== undefined) {
+      const { uid, gid } = fstatSync(fd);
+      if (uid !== access.uid || gid !== access.gid) fchownSync(fd, access.uid, access.gid);
+      fchmodSync(fd, access.mode);
+    }
     writeFileSync(fd, text);
     fsyncSync(fd);
   } finally {

@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from "node:fs";
 import { Args, Flags } from "@oclif/core";
+import { redact } from "../../../../shared/log/log.ts";
 import { type Conversion, convertConfig, type LegacyDocuments } from "../../../conflist/from-config.ts";
 import { formatConflist } from "../../../conflist/render.ts";
 import { BaseCommand } from "../../base-command.ts";
@@ -50,9 +51,12 @@ export default class ConflistFromConfig extends BaseCommand {
       this.logToStderr(`${eniConfOut}: not written, no key moves into eni_conf`);
     // eni_conf first: with the conflist alone a node would go on with half of its settings.
     if (eniConf !== undefined && eniConfOut !== undefined)
-      putFile(this, eniConfOut, `${JSON.stringify(eniConf, null, 2)}\n`, flags.force);
+      putFile(this, eniConfOut, `${JSON.stringify(eniConf, null, 2)}\n`, flags.force, 0o600);
     putOut(this, formatConflist(conflist), flags);
-    return outcome;
+    // The file has it whole: what --json prints need not have its secrets.
+    return eniConf === undefined || eniConfOut === undefined
+      ? outcome
+      : { ...outcome, eniConf: redact(eniConf) as typeof eniConf };
   }
 
   private documents(
