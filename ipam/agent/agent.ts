@@ -19,7 +19,7 @@ import { createLoop, every } from "./loop.ts";
 import { createPoolWork } from "./pool-work.ts";
 import { repairAndReport } from "./repair.ts";
 import { keepTrunk } from "./trunk.ts";
-import { ensureVpcRoutes } from "./vpc-routes.ts";
+import { keepVpcRoutes } from "./vpc-routes.ts";
 import { openWakeSocket } from "./wake-socket.ts";
 import { watchNetlink, watchStore } from "./watch.ts";
 
@@ -27,8 +27,6 @@ const REPAIR_EVERY_MS = 30_000;
 const SWEEP_EVERY_MS = 5000;
 const SWEEP_MIN_AGE_MS = 10_000;
 const MAINTAIN_EVERY_MS = 1000;
-const ROUTES_EVERY_MS = 900_000;
-const ROUTES_RETRY_MS = 5000;
 
 export interface Agent {
   stop(): void;
@@ -187,28 +185,5 @@ function cniObserver({ store, metrics }: AgentContext): () => void {
       seen = row.id;
       if (row.actor !== "agent" && row.durationMs !== undefined) metrics.observeCni(row.op, row.durationMs);
     }
-  };
-}
-
-/** VPC mode: at start, and now and then. @returns What ends it. */
-function keepVpcRoutes(ctx: AgentContext, podCidrs: readonly string[]): () => void {
-  let timer: NodeJS.Timeout | undefined;
-  let stopped = false;
-  const run = async () => {
-    let next = ROUTES_EVERY_MS * (0.85 + 0.3 * Math.random());
-    try {
-      await ensureVpcRoutes(ctx, podCidrs);
-    } catch (error) {
-      if (stopped) return;
-      if (isStoreLost(error)) return ctx.storeLost(error);
-      ctx.log("error", `the VPC's route to this node's pods: ${(error as Error).message}`);
-      next = ROUTES_RETRY_MS * (1 + Math.random());
-    }
-    if (!stopped) timer = setTimeout(run, next);
-  };
-  void run();
-  return () => {
-    stopped = true;
-    clearTimeout(timer);
   };
 }

@@ -4,10 +4,38 @@ import { CloudError } from "../cloud/cloud-api.ts";
 import { dropIntent, putIntent } from "../store/intents.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { vswitchOf } from "./cloud-sync.ts";
-import { type AgentContext, journal, nowMs, wallMs } from "./context.ts";
+import { type AgentContext, isStoreLost, journal, nowMs, wallMs } from "./context.ts";
+import { pauseAfter } from "./pause.ts";
+
+const ROUTES_EVERY_MS = 900_000;
+
+/** At start, and now and then. @returns What ends it. */
+export function keepVpcRoutes(ctx: AgentContext, podCidrs: readonly string[]): () => void {
+  let timer: NodeJS.Timeout | undefined;
+  let stopped = false;
+  let failures = 0;
+  const run = async () => {
+    let next = ROUTES_EVERY_MS * (0.85 + 0.3 * Math.random());
+    try {
+      await ensureVpcRoutes(ctx, podCidrs);
+      failures = 0;
+    } catch (error) {
+      if (stopped) return;
+      if (isStoreLost(error)) return ctx.storeLost(error);
+      ctx.log("error", `the VPC's route to this node's pods: ${(error as Error).message}`);
+      next = pauseAfter(error, ++failures, Math.random());
+    }
+    if (!stopped) timer = setTimeout(run, next);
+  };
+  void run();
+  return () => {
+    stopped = true;
+    clearTimeout(timer);
+  };
+}
 
 /** Adds the entries that are missing. An entry that sends the range elsewhere is never taken away, only reported. */
-export async function ensureVpcRoutes(ctx: AgentContext, podCidrs: readonly string[]): Promise<void> {
+async function ensureVpcRoutes(ctx: AgentContext, podCidrs: readonly string[]): Promise<void> {
   const { routeTableId } = await vswitchOf(ctx, ctx.config.vswitchIds[0] ?? "");
   if (routeTableId === undefined) throw new Error(`vSwitch ${ctx.config.vswitchIds[0]} has no route table`);
   for (let tries = 0; tries < 30; tries++) {
@@ -49,11 +77,8 @@ async function addRoute(ctx: AgentContext, routeTableId: string, cidr: string): 
     journal(ctx, "create-route", "ok", `${cidr} to ${ctx.self.instanceId}`);
     return true;
   } catch (error) {
-    if (
-      error instanceof CloudError &&
-      (error.class === "conflict" || error.class === "retry" || error.class === "throttled")
-    )
-      return false;
+    // Throttling is no conflict: every further call makes it worse for all nodes of the account.
+    if (error instanceof CloudError && (error.class === "conflict" || error.class === "retry")) return false;
     throw error;
   } finally {
     inTransaction(ctx.store.db, () => dropIntent(ctx.store.db, id));
