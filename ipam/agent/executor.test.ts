@@ -3,13 +3,14 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setImmediate as tick } from "node:timers/promises";
-import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import type { IpStack } from "../../shared/config/ip-stack.ts";
 import { openNodeSql, nodeSys as sys } from "../../shared/sys/node.ts";
 import type { CloudErrorClass } from "../cloud/classify.ts";
 import { type CloudApi, type CloudEni, CloudError } from "../cloud/cloud-api.ts";
 import type { PoolAction } from "../pool/decide.ts";
 import type { Failure } from "../pool/inhibit.ts";
+import { createPoolKeeper } from "../pool/keeper.ts";
 import { addAddress, listAddresses } from "../store/addresses.ts";
 import { allocateFromEnis } from "../store/allocate.ts";
 import { releaseAttachment } from "../store/attachments.ts";
@@ -29,6 +30,8 @@ let outcomes: { readonly action: PoolAction; readonly failure: Failure | undefin
 let said: string[];
 let ipStack: IpStack;
 let executors: Executor[];
+/** The node has a link for each ENI that is attached. */
+let links: boolean;
 
 beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), "terway-ex-"));
@@ -38,6 +41,7 @@ beforeEach(() => {
   said = [];
   ipStack = "ipv4";
   executors = [];
+  links = true;
 });
 afterEach(() => {
   for (const executor of executors) executor.stop();
@@ -185,8 +189,8 @@ function newExecutor(): Executor {
     trunkId: () => undefined,
     adopt: async (eni) => put(eni, "attaching"),
     async putIntoService(eni) {
-      put(eni, "ready");
-      return true;
+      put(eni, links ? "ready" : "attaching");
+      return links;
     },
     outcome(action, failure) {
       outcomes.push({ action, failure });
@@ -298,6 +302,30 @@ describe("an action that is refused", () => {
     expect(cloud.enis.size).toBe(0);
     expect([listIntents(store.db), listAddresses(store.db)]).toEqual([[], []]);
   });
+
+  it("gives one back at once whose link never comes, and the pool waits with the next, ever longer", async () => {
+    links = false;
+    const action: PoolAction = { kind: "create", vswitchId: "vsw-1", count: 2 };
+    const executor = newExecutor();
+    const keeper = createPoolKeeper(0, 0, true);
+    const pauses: number[] = [];
+    for (let n = 0; n < 6; n++) {
+      await executor.run(action);
+      await vi.waitUntil(() => outcomes.length === 2, 5000);
+      expect(outcomes.map((o) => [o.action.kind, o.failure?.code])).toEqual([
+        ["create", "NoLink"],
+        ["remove", undefined],
+      ]);
+      for (const o of outcomes.splice(0))
+        if (o.failure) keeper.failed(o.action, o.failure, [], 0, 0);
+        else keeper.done(o.action, [], 0);
+      pauses.push((keeper.inhibitions().create?.untilMs ?? 0) / 1000);
+    }
+    expect([cloud.enis.size, listIntents(store.db), listAddresses(store.db)]).toEqual([0, [], []]);
+    expect(pauses).toEqual([30, 60, 120, 240, 480, 600]);
+    expect(keeper.inhibitions().create).toMatchObject({ condition: "UnexpectedAnswer" });
+    expect(said[0]).toMatch(/^create failed: .*NoLink.* eni-21 .*cannot be used/);
+  }, 30_000);
 
   it("keeps what one family brought when the other is refused", async () => {
     ipStack = "dual";

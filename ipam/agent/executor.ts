@@ -172,7 +172,8 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
     inTransaction(db, () => dropIntent(db, intent.id));
     if (!usable) {
       void run({ kind: "remove", eniId });
-      return;
+      // Told to the pool: one that saw a success would make the next at once, and so on for ever.
+      throw stateError("AttachNetworkInterface", "NoLink", `ENI ${eniId} cannot be used on this node`, "unknown");
     }
     ctx.metrics.observeEniCreate(performance.now() - started);
     const detail = `${eniId} with ${action.count} addresses from ${action.vswitchId}`;
@@ -517,6 +518,6 @@ function listedOn(eni: CloudEni | undefined): ReadonlySet<string> {
   return new Set([...(eni?.ips4 ?? []), ...(eni?.ips6 ?? [])]);
 }
 
-function stateError(action: string, code: string, message: string): CloudError {
-  return new CloudError({ action, code, class: "retry", requestId: "", message, retryAfterMs: undefined });
+function stateError(action: string, code: string, message: string, kind: CloudErrorClass = "retry"): CloudError {
+  return new CloudError({ action, code, class: kind, requestId: "", message, retryAfterMs: undefined });
 }
