@@ -14,6 +14,7 @@ const REFUSALS: ReadonlySet<CloudErrorClass> = new Set([
   "auth",
   "config",
   "eni-limit",
+  "vswitch-full",
   "not-ours",
   "bug",
   "unknown",

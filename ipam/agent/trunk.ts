@@ -1,28 +1,36 @@
-/** The trunk ENI of the instance: found, or made once. Members hang on it. */
-import type { CloudEni } from "../cloud/cloud-api.ts";
+/** The trunk ENI of the instance: found, or made. Members hang on it. */
+import { randomUUID } from "node:crypto";
+import { type CloudEni, CloudError } from "../cloud/cloud-api.ts";
 import { listEnis } from "../store/enis.ts";
+import { getFact, setFacts } from "../store/facts.ts";
+import { inDurableTransaction, inTransaction } from "../store/transaction.ts";
 import { kindOf, putIntoService } from "./cloud-sync.ts";
 import { type AgentContext, isStoreLost, journal } from "./context.ts";
+import { pauseAfter } from "./pause.ts";
 import { TAG_CREATOR, TAG_NODE, TAG_POOL } from "./settings.ts";
 
 const POLL_MS = 500;
 const POLL_TRIES = 60;
-const RETRY_MS = 5000;
+/** Looks into the store only. */
+const LOOK_MS = 30_000;
 
-/** Tries until there is one. @returns What ends it. */
+/** Tries until there is one, and again when it is gone. @returns What ends it. */
 export function keepTrunk(ctx: AgentContext): () => void {
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
+  let failures = 0;
   const run = async () => {
+    let next = LOOK_MS * (1 + Math.random());
     try {
-      await ensureTrunk(ctx);
-      ctx.wake();
+      if (await ensureTrunk(ctx)) ctx.wake();
+      failures = 0;
     } catch (error) {
       if (stopped) return;
       if (isStoreLost(error)) return ctx.storeLost(error);
-      ctx.log("error", `this node has no trunk ENI yet: ${(error as Error).message}`);
-      timer = setTimeout(run, RETRY_MS * (1 + Math.random()));
+      ctx.log("error", `this node has no trunk ENI: ${(error as Error).message}`);
+      next = pauseAfter(error, ++failures, Math.random());
     }
+    if (!stopped) timer = setTimeout(run, next);
   };
   void run();
   return () => {
@@ -31,40 +39,82 @@ export function keepTrunk(ctx: AgentContext): () => void {
   };
 }
 
-/**
- * No intent is needed: the token is the same in every life of the agent, so a create that is repeated brings the same ENI,
- * and its tags find it afterwards.
- */
-async function ensureTrunk(ctx: AgentContext): Promise<void> {
-  if (listEnis(ctx.store.db).some((e) => e.kind === "trunk" && e.state === "ready")) return;
-  const { cloud, self, config } = ctx;
+/** @returns Whether it was put into service now; false when it was there. */
+async function ensureTrunk(ctx: AgentContext): Promise<boolean> {
+  if (listEnis(ctx.store.db).some((e) => e.kind === "trunk" && e.state === "ready")) return false;
+  const { cloud, self } = ctx;
   const tags = { [TAG_CREATOR]: "terway", [TAG_NODE]: self.instanceId };
   // Also one that somebody else attached: an instance has one trunk at most (CON-23).
   const there = (await cloud.describeInstanceEnis(self.instanceId)).find((e) => kindOf(e) === "trunk");
-  const mine = there ?? (await cloud.findEnisByTags(tags)).find((e) => kindOf(e) === "trunk");
-  const eni =
-    mine ??
-    (await cloud.createEni({
-      type: "Trunk",
-      vswitchId: config.vswitchIds[0] ?? "",
-      securityGroups: config.securityGroups,
-      count4: 0,
-      count6: 0,
-      tags: { ...config.eniTags, ...tags, [TAG_POOL]: "trunk" },
-      name: `terway-trunk-${self.instanceId}`,
-      clientToken: `terway-trunk-${self.instanceId}`,
-    }));
-  if (eni.status === "Available") await cloud.attachEni(eni.id, self.instanceId);
-  const attached = await waitUntilInUse(ctx, eni.id);
-  if (!(await putIntoService(ctx, attached))) throw new Error(`trunk ENI ${eni.id} has no link on the node`);
+  const mine =
+    there ??
+    // One that somebody attached to another instance is not ours any more, whatever its tags say.
+    (await cloud.findEnisByTags(tags)).find(
+      (e) => kindOf(e) === "trunk" && [undefined, self.instanceId].includes(e.instanceId),
+    );
+  const eni = mine ?? (await createTrunk(ctx, tags));
+  try {
+    if (eni.status === "Available") await cloud.attachEni(eni.id, self.instanceId);
+    const attached = await waitUntilInUse(ctx, eni.id);
+    if (!(await putIntoService(ctx, attached))) throw new Error(`trunk ENI ${eni.id} has no link on the node`);
+  } catch (error) {
+    if (error instanceof CloudError && error.class === "gone") dropToken(ctx);
+    throw error;
+  }
+  dropToken(ctx);
   journal(ctx, "trunk", "ok", eni.id);
+  return true;
+}
+
+/** In the first vSwitch that has an address left. */
+async function createTrunk(ctx: AgentContext, tags: Readonly<Record<string, string>>): Promise<CloudEni> {
+  const { cloud, config, self } = ctx;
+  let full: unknown;
+  for (const vswitchId of config.vswitchIds) {
+    try {
+      return await cloud.createEni({
+        type: "Trunk",
+        vswitchId,
+        securityGroups: config.securityGroups,
+        count4: 0,
+        count6: 0,
+        tags: { ...config.eniTags, ...tags, [TAG_POOL]: "trunk" },
+        name: `terway-trunk-${self.instanceId}`,
+        clientToken: tokenOf(ctx),
+      });
+    } catch (error) {
+      if (!(error instanceof CloudError) || error.outcomeUnknown || error.class === "retry") throw error;
+      dropToken(ctx); // nothing was made
+      if (error.class !== "vswitch-full") throw error;
+      full = error;
+    }
+  }
+  throw full ?? new Error("eni_conf names no vSwitch for it");
+}
+
+/**
+ * No intent is needed: the token outlives the agent until its ENI serves, so a create that is repeated brings the same one,
+ * and its tags find it afterwards. Kept longer, it would bring that one also after somebody deleted it.
+ */
+function tokenOf({ store }: AgentContext): string {
+  const known = getFact(store.db, "trunk_token");
+  if (known) return known;
+  const token = randomUUID();
+  inDurableTransaction(store.db, () => setFacts(store.db, { trunk_token: token }));
+  return token;
+}
+
+function dropToken({ store }: AgentContext): void {
+  if (getFact(store.db, "trunk_token")) inTransaction(store.db, () => setFacts(store.db, { trunk_token: "" }));
 }
 
 async function waitUntilInUse(ctx: AgentContext, id: string): Promise<CloudEni> {
+  let eni: CloudEni | undefined;
   for (let i = 0; i < POLL_TRIES; i++) {
-    const eni = await ctx.cloud.describeEni(id);
-    if (eni?.status === "InUse") return eni;
+    eni = await ctx.cloud.describeEni(id);
+    if (eni?.status === "InUse" && eni.instanceId === ctx.self.instanceId) return eni;
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
+  if (eni === undefined) dropToken(ctx); // it is gone: the same token would bring it again
   throw new Error(`ENI ${id} was not attached within ${(POLL_MS * POLL_TRIES) / 1000} s`);
 }

@@ -40,6 +40,8 @@ export interface NodeFacts {
   readonly node_enis: string;
   /** Pods that ask for interfaces of another kind than the conflist's, as `formatAskingPods` writes them. */
   readonly asking_pods: string;
+  /** ClientToken of the trunk ENI that is being made; empty or absent: none is. */
+  readonly trunk_token: string;
 }
 
 export type FactName = keyof NodeFacts;
