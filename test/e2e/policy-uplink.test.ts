@@ -341,7 +341,7 @@ function suite(mode: LabMode, secondary: number): void {
       const nft = inNetns(here.node.netns, () => openNft(nodeSys));
       try {
         const enforcer = createEnforcer(here.store, nft);
-        const { changed } = enforcer.bring({ ...ONLY_80, revision: 2, profiles: [], pods: [] });
+        const { changed } = enforcer.bring({ ...ONLY_80, revision: 2, profiles: [], pods: [] }, false);
         expect(changed.some((line) => line.startsWith("in pod default/web"))).toBe(true);
         expect(await far.process.reaches("udp", web.ip, 80)).toBe(true);
         enforcer.bring({ ...ONLY_80, revision: 3 });
