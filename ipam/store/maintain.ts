@@ -9,7 +9,7 @@ import type { Store } from "./types.ts";
 const CHECKPOINT_FRAMES = 128;
 
 /** A waiter looks once more at its deadline, and takes it for deleted when its row is gone. */
-const PRUNE_AFTER_MS = 60_000;
+const PRUNE_AFTER_MS = 5000;
 
 /**
  * Copies the WAL into the database without making anyone wait, puts the ballast back after a full disk, and forgets
