@@ -1,5 +1,6 @@
 /** A step that runs when asked, and again at the moment that it names. */
-import { nowMs } from "./context.ts";
+import { type AgentContext, isStoreLost, nowMs } from "./context.ts";
+import { pauseAfter } from "./pause.ts";
 
 const SOON_MS = 5;
 const SHORTEST_PAUSE_MS = 50;
@@ -64,4 +65,40 @@ export function every(ms: number, work: () => unknown, failed: (error: Error) =>
     }
   }, ms);
   return () => clearInterval(timer);
+}
+
+/**
+ * Does at once and again what the cloud may refuse: after a failure ever more seldom.
+ *
+ * @param failing What is told with each failure's cause.
+ * @param pauseMs Until the next turn, after one that went well.
+ * @returns What ends it.
+ */
+export function keep(
+  ctx: Pick<AgentContext, "log" | "storeLost">,
+  failing: string,
+  pauseMs: () => number,
+  work: () => Promise<void>,
+): () => void {
+  let timer: NodeJS.Timeout | undefined;
+  let stopped = false;
+  let failures = 0;
+  const run = async () => {
+    let next = pauseMs();
+    try {
+      await work();
+      failures = 0;
+    } catch (error) {
+      if (stopped) return;
+      if (isStoreLost(error)) return ctx.storeLost(error);
+      ctx.log("error", `${failing}: ${(error as Error).message}`);
+      next = pauseAfter(error, ++failures, Math.random());
+    }
+    if (!stopped) timer = setTimeout(run, next);
+  };
+  void run();
+  return () => {
+    stopped = true;
+    clearTimeout(timer);
+  };
 }

@@ -5,8 +5,8 @@ import { listEnis } from "../store/enis.ts";
 import { getFact, setFacts } from "../store/facts.ts";
 import { inDurableTransaction, inTransaction } from "../store/transaction.ts";
 import { kindOf, putIntoService } from "./cloud-sync.ts";
-import { type AgentContext, isStoreLost, journal } from "./context.ts";
-import { pauseAfter } from "./pause.ts";
+import { type AgentContext, journal } from "./context.ts";
+import { keep } from "./loop.ts";
 import { TAG_CREATOR, TAG_NODE, TAG_POOL } from "./settings.ts";
 
 const POLL_MS = 500;
@@ -16,27 +16,10 @@ const LOOK_MS = 30_000;
 
 /** Tries until there is one, and again when it is gone. @returns What ends it. */
 export function keepTrunk(ctx: AgentContext): () => void {
-  let timer: NodeJS.Timeout | undefined;
-  let stopped = false;
-  let failures = 0;
-  const run = async () => {
-    let next = LOOK_MS * (1 + Math.random());
-    try {
-      if (await ensureTrunk(ctx)) ctx.wake();
-      failures = 0;
-    } catch (error) {
-      if (stopped) return;
-      if (isStoreLost(error)) return ctx.storeLost(error);
-      ctx.log("error", `this node has no trunk ENI: ${(error as Error).message}`);
-      next = pauseAfter(error, ++failures, Math.random());
-    }
-    if (!stopped) timer = setTimeout(run, next);
-  };
-  void run();
-  return () => {
-    stopped = true;
-    clearTimeout(timer);
-  };
+  const pauseMs = () => LOOK_MS * (1 + Math.random());
+  return keep(ctx, "this node has no trunk ENI", pauseMs, async () => {
+    if (await ensureTrunk(ctx)) ctx.wake();
+  });
 }
 
 /** @returns Whether it was put into service now; false when it was there. */

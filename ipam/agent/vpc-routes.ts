@@ -4,34 +4,15 @@ import { CloudError } from "../cloud/cloud-api.ts";
 import { dropIntent, putIntent } from "../store/intents.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { vswitchOf } from "./cloud-sync.ts";
-import { type AgentContext, isStoreLost, journal, nowMs, wallMs } from "./context.ts";
-import { pauseAfter } from "./pause.ts";
+import { type AgentContext, journal, nowMs, wallMs } from "./context.ts";
+import { keep } from "./loop.ts";
 
 const ROUTES_EVERY_MS = 900_000;
 
 /** At start, and now and then. @returns What ends it. */
 export function keepVpcRoutes(ctx: AgentContext, podCidrs: readonly string[]): () => void {
-  let timer: NodeJS.Timeout | undefined;
-  let stopped = false;
-  let failures = 0;
-  const run = async () => {
-    let next = ROUTES_EVERY_MS * (0.85 + 0.3 * Math.random());
-    try {
-      await ensureVpcRoutes(ctx, podCidrs);
-      failures = 0;
-    } catch (error) {
-      if (stopped) return;
-      if (isStoreLost(error)) return ctx.storeLost(error);
-      ctx.log("error", `the VPC's route to this node's pods: ${(error as Error).message}`);
-      next = pauseAfter(error, ++failures, Math.random());
-    }
-    if (!stopped) timer = setTimeout(run, next);
-  };
-  void run();
-  return () => {
-    stopped = true;
-    clearTimeout(timer);
-  };
+  const pauseMs = () => ROUTES_EVERY_MS * (0.85 + 0.3 * Math.random());
+  return keep(ctx, "the VPC's route to this node's pods", pauseMs, () => ensureVpcRoutes(ctx, podCidrs));
 }
 
 /** Adds the entries that are missing. An entry that sends the range elsewhere is never taken away, only reported. */
