@@ -19,7 +19,7 @@ import { isErrno } from "../../shared/sys/sys.ts";
 import { PolicyCompiler } from "../policy/compiler.ts";
 import { attachedPods, createEnforcer } from "../policy/enforcer.ts";
 import { removeInside } from "../policy/inside.ts";
-import { type LostOwners, restoreOwners } from "../policy/lost-owners.ts";
+import { describeUnknown, type LostOwners, restoreOwners } from "../policy/lost-owners.ts";
 import type { Labels } from "../policy/objects.ts";
 import type { Refresh } from "../policy/source-dir.ts";
 import { listLocalPods } from "../store/policy.ts";
@@ -244,11 +244,7 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
 function tellOfLost(ctx: Context, { restored, unknown }: LostOwners): void {
   if (restored.length > 0)
     ctx.log("warn", `the store did not know whose these are, the runtime did: ${restored.join(" ")}`);
-  if (unknown.length > 0)
-    ctx.log(
-      "error",
-      `nobody knows whose ${unknown.join(" ")} are: no policy holds for these pods until they are created again`,
-    );
+  if (unknown.length > 0) ctx.log("error", describeUnknown(unknown));
 }
 
 /** Several calls within `ms` are one; further ones do not put it off. */

@@ -23,6 +23,10 @@ export interface LostOwners {
   readonly unknown: readonly string[];
 }
 
+export function describeUnknown(addresses: readonly string[]): string {
+  return `nobody knows whose ${addresses.join(" ")} are: no policy holds for these pods until they are created again`;
+}
+
 /** Writes into the store what it lacks. To be called before policy is brought into the kernel. */
 export function restoreOwners(store: Store, nft: Pick<NftSocket, "dump">, folder = RUNTIME_CACHE): LostOwners {
   const known = new Set(listPolicyAddresses(store.db).map(({ address }) => address));

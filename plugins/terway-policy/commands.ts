@@ -31,7 +31,7 @@ import { programContent } from "../../shared/policy/program.ts";
 import { readTable } from "../../shared/policy/read.ts";
 import { referenced } from "../../shared/policy/render.ts";
 import type { Plugin, PluginHost } from "../host/plugin.ts";
-import { keyOf, podOf, withStore } from "../terway-ipam/commands.ts";
+import { forgetPolicy, keyOf, podOf, withStore } from "../terway-ipam/commands.ts";
 import { placesOf } from "../terway-ipam/config.ts";
 import { type PolicyConfig, parsePolicyConfig } from "./config.ts";
 import { forgetConnections, inKernel, openTables, openTablesOf, removeAddresses } from "./kernel.ts";
@@ -296,12 +296,7 @@ function collect(
   for (const key of planPolicyGc(store.db, network, valid, storeNow(host.sys) - GC_GRACE_MS)) {
     try {
       // In a transaction: the addresses may be free already, and an ADD that claims one must find its verdict there.
-      withBallast(host.sys, store.path, () =>
-        inTransaction(store.db, () => {
-          removeAddresses(host.sys, policyAddressesOf(store.db, key));
-          dropPolicyAddresses(store.db, key);
-        }),
-      );
+      withBallast(host.sys, store.path, () => inTransaction(store.db, () => forgetPolicy(host, store, key)));
     } catch (error) {
       failure ??= error;
     }

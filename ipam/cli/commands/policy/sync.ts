@@ -3,7 +3,7 @@ import { openNft } from "../../../../shared/netlink/nft/socket.ts";
 import { nodeSys, openNodeSql } from "../../../../shared/sys/node.ts";
 import { PolicyCompiler } from "../../../policy/compiler.ts";
 import { attachedPods, createEnforcer } from "../../../policy/enforcer.ts";
-import { restoreOwners } from "../../../policy/lost-owners.ts";
+import { describeUnknown, restoreOwners } from "../../../policy/lost-owners.ts";
 import { describeFileFinding } from "../../../policy/source-dir.ts";
 import { getFacts } from "../../../store/facts.ts";
 import { openStore, type Store } from "../../../store/open.ts";
@@ -86,10 +86,7 @@ export default class PolicySync extends BaseCommand {
     const nft = flags["no-kernel"] ? undefined : openNft(nodeSys);
     try {
       const { unknown } = nft ? restoreOwners(store, nft) : { unknown: [] };
-      if (unknown.length > 0)
-        this.warn(
-          `nobody knows whose ${unknown.join(" ")} are: no policy holds for these pods until they are created again`,
-        );
+      if (unknown.length > 0) this.warn(describeUnknown(unknown));
       compiler.setAttached(attachedPods(store));
       compiler.apply(events);
       const compiled = compiler.compile();
