@@ -15,6 +15,7 @@ import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, isStoreLost, journal, nowMs } from "./context.ts";
 import { sweepDeadPods } from "./dead-pods.ts";
 import { setUpKnownEnis, setUpNode } from "./eni-node.ts";
+import { createLooks } from "./looks.ts";
 import { createLoop, every } from "./loop.ts";
 import { createPoolWork } from "./pool-work.ts";
 import { repairAndReport } from "./repair.ts";
@@ -70,10 +71,12 @@ export function startAgent(ctx: AgentContext, facts: AgentFacts): Agent {
   setUpNode(ctx);
   const linked = setUpKnownEnis(ctx);
   const trusted = facts.storeKept && sameInstance && linked;
+  const looks = createLooks(ctx);
   const pools = ctx.config.pools.map(({ kind }, i) => {
     const known = trusted && (i > 0 || listEnis(store.db).some((e) => e.kind === kind));
     const specOf = () => ctx.config.pools[i] ?? fail(kind);
-    return createPoolWork(ctx, specOf, i === 0, wake, { seed: facts.seed, known, limitsAsked: facts.limitsAsked });
+    const start = { seed: facts.seed, known, limitsAsked: facts.limitsAsked };
+    return createPoolWork(ctx, specOf, looks, i === 0, wake, start);
   });
   const observeCni = cniObserver(ctx);
   /** Pods that no pool of this node serves learn so at once. */

@@ -3,6 +3,7 @@
 import { lastOf, parseCidr } from "../../shared/net/cidr.ts";
 import { addToIp, formatIp } from "../../shared/net/ip.ts";
 import { type CloudEni, CloudError, type CloudVSwitch } from "../cloud/cloud-api.ts";
+import { SETTLE_MS } from "../pool/observe.ts";
 import { forgetAddresses, syncAddresses } from "../store/addresses.ts";
 import { type EniKind, getEni, listEnis, type NewEni, removeEni, setEniState, upsertEni } from "../store/enis.ts";
 import { listIntents } from "../store/intents.ts";
@@ -149,15 +150,14 @@ async function takeMember(ctx: AgentContext, eni: CloudEni): Promise<boolean> {
   return true;
 }
 
-/** An answer may be older than this when it arrives, and what was just changed may be missing in it. */
-const SETTLE_MS = 5000;
-
 /**
  * Compares store and cloud. One describe call. On doubt nothing is released: an address that a container holds stays in
  * the store whatever the cloud says, and is only reported. An ENI that changed while the cloud was asked is left alone:
  * the answer may be of before, and what it lists be somebody else's by now.
+ *
+ * @returns ENIs of which this look says nothing: they changed a moment ago, or are on their way.
  */
-export async function syncWithCloud(ctx: AgentContext): Promise<void> {
+export async function syncWithCloud(ctx: AgentContext): Promise<ReadonlySet<string>> {
   const { store } = ctx;
   const askedMs = nowMs();
   const before = listIntents(store.db);
@@ -171,9 +171,14 @@ export async function syncWithCloud(ctx: AgentContext): Promise<void> {
   /** A create whose answer is not here yet may have made any of those that are not known. */
   const creating = () => [...before, ...listIntents(store.db)].some((i) => i.kind === "create-eni");
 
+  const unsettled = new Set<string>();
+
   const attached = mine.filter((e) => e.instanceId === ctx.self.instanceId);
   for (const eni of attached) {
-    if (eni.status !== "InUse" || !isSettled(eni.id)) continue;
+    if (eni.status !== "InUse" || !isSettled(eni.id)) {
+      unsettled.add(eni.id);
+      continue;
+    }
     const known = getEni(store.db, eni.id);
     if (known === undefined && creating()) continue;
     if (known === undefined || known.state === "attaching" || known.state === "lost") {
@@ -185,10 +190,14 @@ export async function syncWithCloud(ctx: AgentContext): Promise<void> {
   }
   const listed = new Set(attached.map((e) => e.id));
   for (const eni of listEnis(store.db)) {
-    if (listed.has(eni.id) || eni.kind === "primary" || !isSettled(eni.id)) continue;
+    if (listed.has(eni.id) || eni.kind === "primary") continue;
     // The list is eventually consistent: only the answer about the one named object counts.
-    const now = await ctx.cloud.describeEni(eni.id);
-    if (now?.instanceId === ctx.self.instanceId || !isSettled(eni.id)) continue;
+    const now = isSettled(eni.id) ? await ctx.cloud.describeEni(eni.id) : undefined;
+    if (!isSettled(eni.id)) {
+      unsettled.add(eni.id);
+      continue;
+    }
+    if (now?.instanceId === ctx.self.instanceId) continue;
     const left = inTransaction(store.db, () => removeEni(store.db, eni.id));
     const what = `ENI ${eni.id} is not on this instance any more (${now === undefined ? "it does not exist" : now.status})`;
     ctx.log("warn", left === "lost" ? `${what}: its pods have no network` : what);
@@ -202,6 +211,7 @@ export async function syncWithCloud(ctx: AgentContext): Promise<void> {
           (e) => e.type !== "Trunk" && e.status === "Available" && isSettled(e.id) && !getEni(store.db, e.id),
         ),
   );
+  return unsettled;
 }
 
 function reportDifferences(ctx: AgentContext, eni: CloudEni): void {

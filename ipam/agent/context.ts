@@ -40,7 +40,7 @@ export interface AgentConfig {
 
 /** What happened to ENIs lately, by id, in milliseconds of {@link nowMs}. Lost with the process, which does no harm. */
 export interface Lately {
-  /** The last call that changed it ended. */
+  /** The last call that changed it, or may have, ended. */
   readonly changed: Map<string, number>;
   /** It gave addresses back. */
   readonly unassigned: Map<string, number>;

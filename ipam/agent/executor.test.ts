@@ -32,6 +32,7 @@ let ipStack: IpStack;
 let executors: Executor[];
 /** The node has a link for each ENI that is attached. */
 let links: boolean;
+let lately: ReturnType<typeof emptyLately>;
 
 beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), "terway-ex-"));
@@ -42,6 +43,7 @@ beforeEach(() => {
   ipStack = "ipv4";
   executors = [];
   links = true;
+  lately = emptyLately();
 });
 afterEach(() => {
   for (const executor of executors) executor.stop();
@@ -171,7 +173,7 @@ function newExecutor(): Executor {
     self: { instanceId: INSTANCE },
     config: { ipStack, securityGroups: ["sg-1"], eniTags: {} },
     metrics: { observeEniCreate: () => undefined },
-    lately: emptyLately(),
+    lately,
     log: (_level: string, msg: string) => void said.push(msg),
     wake: () => undefined,
     reached: () => undefined,
@@ -278,6 +280,30 @@ describe("an action that is refused", () => {
     await executor.run({ kind: "assign", eniId: "eni-01", count: 2 });
     expect(listIntents(store.db)).toEqual([]);
     expect(outcomes.map((o) => o.failure?.class)).toEqual(["vswitch-full", "throttled"]);
+  });
+
+  it("counts as no change of the ENI, unless something was done or may have been", async () => {
+    const assign: PoolAction = { kind: "assign", eniId: "eni-01", count: 2 };
+    const changedBy = async (action: PoolAction) => {
+      lately.changed.clear();
+      await newExecutor().run(action);
+      return [...lately.changed.keys()];
+    };
+    haveEni("eni-01", ["10.1.0.1", "10.1.0.2"]);
+    for (const kind of ["gone", "capacity", "state"] as const) {
+      cloud.fail("assign", cloudError(kind));
+      expect(await changedBy(assign)).toEqual([]);
+    }
+    cloud.fail("unassign", cloudError("throttled"));
+    expect(await changedBy({ kind: "unassign", eniId: "eni-01", addresses: ["10.1.0.1"] })).toEqual([]);
+    cloud.fail("detachEni", cloudError("conflict"));
+    expect(await changedBy({ kind: "remove", eniId: "eni-01" })).toEqual([]);
+    expect(await changedBy(assign)).toEqual(["eni-01"]);
+    cloud.fail("assign", cloudError("retry", true), true);
+    expect(await changedBy(assign)).toEqual(["eni-01"]);
+    ipStack = "dual";
+    cloud.fail("assign6", cloudError("vswitch-full"));
+    expect(await changedBy(assign)).toEqual(["eni-01"]);
   });
 
   it("puts addresses that were to go back into use", async () => {

@@ -98,6 +98,19 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
     return intent;
   }
 
+  /** A call that changes the ENI. A plain refusal leaves it as it was: the next look at the cloud may judge it. */
+  async function changing<T>(eniId: string, call: () => Promise<T>): Promise<T> {
+    let changed = true;
+    try {
+      return await call();
+    } catch (error) {
+      changed = !(error instanceof CloudError) || mayBeDone(error);
+      throw error;
+    } finally {
+      if (changed) ctx.lately.changed.set(eniId, nowMs());
+    }
+  }
+
   /** Waits until the ENI is in one of the states; undefined when it does not exist (any more). */
   async function waitForStatus(eniId: string, states: readonly string[]): Promise<CloudEni | undefined> {
     for (let i = 0; i < POLL_TRIES; i++) {
@@ -209,11 +222,11 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
     const started = performance.now();
     const token = intent.clientToken ?? "";
     const wants = (f: 4 | 6) => (family === undefined ? uses(f) : family === f);
-    const four = wants(4) ? await cloud.assign(eniId, count, token) : [];
+    const four = wants(4) ? await changing(eniId, () => cloud.assign(eniId, count, token)) : [];
     const wants6 = wants(6);
     // The other family may be refused: these are ours all the same.
     if (wants6) inTransaction(db, () => addAll(eniId, four));
-    const six = wants6 ? await cloud.assign6(eniId, count, `${token}6`) : [];
+    const six = wants6 ? await changing(eniId, () => cloud.assign6(eniId, count, `${token}6`)) : [];
     ctx.reached("assign:done");
     inTransaction(db, () => {
       addAll(eniId, [...four, ...six]);
@@ -235,7 +248,7 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
     } catch (error) {
       if (!(error instanceof CloudError && error.class === "gone")) throw error;
       // The API refuses all of them if one is gone: ask for what is there.
-      unsure.add(intent.id);
+      doubt(intent);
       const there = listedOn(await cloud.describeEni(eniId));
       await ignoringGone(() =>
         giveBack(
@@ -255,11 +268,11 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
   async function giveBack(eniId: string, addresses: readonly string[]): Promise<void> {
     const six = addresses.filter((a) => a.includes(":"));
     const four = addresses.filter((a) => !a.includes(":"));
-    if (four.length > 0) await cloud.unassign(eniId, four);
+    if (four.length > 0) await changing(eniId, () => cloud.unassign(eniId, four));
     if (six.length === 0) return;
     // The other family may be refused: these are gone all the same.
     if (four.length > 0) inTransaction(db, () => forgetAddresses(db, four));
-    await cloud.unassign6(eniId, six);
+    await changing(eniId, () => cloud.unassign6(eniId, six));
   }
 
   /** Nothing that a pod could have. */
@@ -280,11 +293,11 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
     let eni = await cloud.describeEni(eniId);
     if (eni?.status === "Attaching") eni = await waitForStatus(eniId, ["Available", "InUse"]);
     if (eni?.status === "InUse" && eni.instanceId === self.instanceId)
-      await ignoringGone(() => cloud.detachEni(eniId, self.instanceId, eni?.trunkEniId));
+      await ignoringGone(() => changing(eniId, () => cloud.detachEni(eniId, self.instanceId, eni?.trunkEniId)));
     // From here on there is no way back into service.
     save({ ...intent, step: "detached" });
     if (eni !== undefined && eni.status !== "Available") eni = await waitForStatus(eniId, ["Available"]);
-    if (eni?.status === "Available") await ignoringGone(() => cloud.deleteEni(eniId));
+    if (eni?.status === "Available") await ignoringGone(() => changing(eniId, () => cloud.deleteEni(eniId)));
     ctx.reached("detach-eni:deleted");
     forget(eniId, intent.id);
     journal(ctx, "delete-eni", "ok", eniId);
@@ -378,7 +391,6 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
     } catch (error) {
       broken(error);
     } finally {
-      if (intent.eniId !== undefined) ctx.lately.changed.set(intent.eniId, nowMs());
       ctx.wake();
     }
   }
@@ -407,7 +419,7 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
       ended(intent);
       return;
     }
-    if (failure === undefined || failure.outcomeUnknown) unsure.add(now.id);
+    if (failure === undefined || failure.outcomeUnknown) doubt(now);
     let goesOn = mustGoOn(now, failure, unsure.has(now.id));
     let listed: ReadonlySet<string> | undefined;
     if (!goesOn && unsure.has(now.id) && (action.kind === "unassign" || action.kind === "remove")) {
@@ -424,6 +436,12 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
       restore(action, listed);
       dropIntent(db, now.id);
     });
+  }
+
+  /** What was asked may have been done, whatever the cloud says from now on. */
+  function doubt(intent: Intent): void {
+    unsure.add(intent.id);
+    if (intent.eniId !== undefined) ctx.lately.changed.set(intent.eniId, nowMs());
   }
 
   function ended(intent: Intent): void {
@@ -487,7 +505,7 @@ export function createExecutor(ctx: ExecutorContext, pool: PoolKind, deps: Execu
     async resume() {
       const enis = listEnis(db);
       const left = listIntents(db).filter((i) => poolOf(i, enis) === pool);
-      for (const intent of left) unsure.add(intent.id);
+      for (const intent of left) doubt(intent);
       await Promise.all(left.map(goOn));
     },
     stop() {
@@ -507,11 +525,16 @@ export function mustGoOn(
   failure: CloudError | undefined,
   unsure = false,
 ): boolean {
-  if (failure === undefined || failure.outcomeUnknown || failure.class === "retry") return true;
+  if (failure === undefined || mayBeDone(failure)) return true;
   if (intent.kind === "create-eni" && intent.eniId !== undefined) return true;
   if (intent.kind === "detach-eni" && intent.step === "detached") return true;
   const hasToken = intent.kind === "create-eni" || intent.kind === "assign";
   return unsure && (hasToken ? SAYS_NOTHING_OF_TOKEN : SAYS_NOTHING).has(failure.class);
+}
+
+/** What was asked may have been done all the same. */
+function mayBeDone(failure: CloudError): boolean {
+  return failure.outcomeUnknown || failure.class === "retry";
 }
 
 function listedOn(eni: CloudEni | undefined): ReadonlySet<string> {

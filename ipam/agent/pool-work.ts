@@ -1,12 +1,12 @@
 /** The pool at work: decisions by the keeper, carried out by the executor, told to the pods that wait. */
-import { CloudError } from "../cloud/cloud-api.ts";
-import type { Condition, Observation, PoolAction } from "../pool/decide.ts";
+import type { Condition, PoolAction } from "../pool/decide.ts";
 import type { Failure } from "../pool/inhibit.ts";
 import { createPoolKeeper, type KeptDecision, type PoolView } from "../pool/keeper.ts";
 import { listEnis } from "../store/enis.ts";
-import { adoptEni, lookAtVSwitches, putIntoService, refuseOtherZone, syncWithCloud } from "./cloud-sync.ts";
-import { type AgentContext, isStoreLost, journal, nowMs, type PoolSpec } from "./context.ts";
+import { adoptEni, putIntoService, refuseOtherZone } from "./cloud-sync.ts";
+import { type AgentContext, journal, nowMs, type PoolSpec } from "./context.ts";
 import { createExecutor } from "./executor.ts";
+import type { Looks } from "./looks.ts";
 import { idleFor, readPool, type Waiting } from "./pool-state.ts";
 import type { WakeSocket } from "./wake-socket.ts";
 
@@ -29,18 +29,19 @@ export interface PoolStart {
 
 /**
  * @param specOf What is in force now.
- * @param looks Whether this pool looks at the ENIs and limits of the instance for all pools.
+ * @param reports Whether the metrics are about this pool.
  */
 export function createPoolWork(
   ctx: AgentContext,
   specOf: () => PoolSpec,
-  looks: boolean,
+  looks: Looks,
+  reports: boolean,
   wake: Pick<WakeSocket, "tell">,
   start: PoolStart,
 ): PoolWork {
   const keeper = createPoolKeeper(nowMs(), start.seed, start.known);
   if (start.limitsAsked) keeper.saw("limits", nowMs());
-  const looking = new Set<Observation>();
+  looks.join(keeper);
   const executor = createExecutor(ctx, specOf().kind, {
     refuseOtherZone: (vswitchId) => refuseOtherZone(ctx, vswitchId),
     trunkId: () => listEnis(ctx.store.db).find((e) => e.kind === "trunk" && e.state === "ready")?.id,
@@ -64,35 +65,6 @@ export function createPoolWork(
       (key) => blocks[key]?.untilMs ?? 0,
     );
     return Math.max(...concerned);
-  }
-
-  async function look(what: Observation): Promise<void> {
-    const askedMs = nowMs();
-    try {
-      switch (what) {
-        case "enis":
-          await syncWithCloud(ctx);
-          keeper.saw(what, askedMs);
-          break;
-        case "vswitches":
-          keeper.saw(what, askedMs, await lookAtVSwitches(ctx, ctx.config.vswitchIds));
-          break;
-        case "limits":
-          ctx.relimit(await ctx.cloud.instanceLimits(ctx.self.instanceType));
-          keeper.saw(what, askedMs);
-          break;
-        default:
-          what satisfies never;
-      }
-    } catch (error) {
-      if (isStoreLost(error)) return ctx.storeLost(error);
-      const { message } = error as Error;
-      keeper.sawNothing(what, nowMs(), error instanceof CloudError ? error.retryAfterMs : undefined, message);
-      ctx.log("warn", `looking at ${what} brought nothing: ${message}`);
-    } finally {
-      looking.delete(what);
-      ctx.wake();
-    }
   }
 
   function tellOperator({ began, ended }: KeptDecision): void {
@@ -140,20 +112,11 @@ export function createPoolWork(
       const now = nowMs();
       const { view, waiting } = readPool(ctx, specOf(), now);
       const decision = keeper.decide(view, now);
-      for (const { what, reason } of decision.observe) {
-        if (looking.has(what)) continue;
-        if (!looks && what !== "vswitches") {
-          keeper.saw(what, now); // the first pool looks for all
-          continue;
-        }
-        looking.add(what);
-        ctx.log("info", `looking at ${what}: ${reason}`);
-        void look(what);
-      }
+      for (const { what, reason } of decision.observe) looks.look(what, reason);
       for (const action of decision.actions) void executor.run(action);
       tellWaiters(waiting, view, decision);
       tellOperator(decision);
-      if (looks) reportPool(view);
+      if (reports) reportPool(view);
       return decision.againAtMs;
     },
     resume: () => void executor.resume(),

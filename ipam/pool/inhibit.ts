@@ -111,7 +111,8 @@ export function blockedBy(
     case "capacity":
       return block(target, growing(5000, LONGEST_MS), "");
     case "gone":
-      return undefined;
+      // A look tells whether it is; until then it is not asked again and again.
+      return eniId === undefined ? undefined : block(target, growing(5000, LONGEST_MS), "");
     case "not-ours":
       return block(
         target,

@@ -37,18 +37,21 @@ export interface KeptDecision extends Decision {
   readonly ended: readonly Condition[];
 }
 
+/** What a look brought, as far as it matters here. */
+export interface Seen {
+  readonly vswitches?: readonly { readonly id: string; readonly available: number }[] | undefined;
+  /** ENIs of which it says nothing: they had just changed. */
+  readonly unsettled?: ReadonlySet<string> | undefined;
+}
+
 export interface PoolKeeper {
   decide(view: PoolView, nowMs: number): KeptDecision;
   /** An action went well. */
   done(action: PoolAction, enis: readonly PoolEni[], nowMs: number): void;
   /** An action failed, for now or for good. `jitter` is a new random number, 0 to 1. */
   failed(action: PoolAction, failure: Failure, enis: readonly PoolEni[], nowMs: number, jitter: number): void;
-  /** A look at the cloud brought an answer; for `vswitches`, what it was. */
-  saw(
-    what: Observation,
-    nowMs: number,
-    vswitches?: readonly { readonly id: string; readonly available: number }[],
-  ): void;
+  /** A look at the cloud, begun at `askedMs`, brought an answer. */
+  saw(what: Observation, askedMs: number, seen?: Seen): void;
   /** A look at the cloud brought none, and why. */
   sawNothing(what: Observation, nowMs: number, retryAfterMs?: number, problem?: string): void;
   /** What is not tried at the moment, and why: for `terway-cli` and metrics. */
@@ -101,9 +104,9 @@ export function createPoolKeeper(nowMs: number, seed: number, known: boolean): P
       const outcome = { kind: "failed", failure } as const;
       ({ inhibitions, memory } = applyOutcome({ inhibitions, memory, enis, stack }, action, outcome, now, jitter));
     },
-    saw(what, now, vswitches) {
-      memory = noteLook(memory, what, true, now);
-      if (vswitches !== undefined) seen = new Map(vswitches.map((v) => [v.id, { ...v, atMs: now }]));
+    saw(what, askedMs, { vswitches, unsettled } = {}) {
+      memory = noteLook(memory, what, true, askedMs, undefined, undefined, unsettled);
+      if (vswitches !== undefined) seen = new Map(vswitches.map((v) => [v.id, { ...v, atMs: askedMs }]));
     },
     sawNothing(what, now, retryAfterMs, problem) {
       memory = noteLook(memory, what, false, now, retryAfterMs, problem);

@@ -19,7 +19,7 @@ export function initialMemory(nowMs: number, seed: number, known: boolean): Pool
     taken: {},
     askedAtMs: undefined,
     observed: {},
-    suspectSinceMs: undefined,
+    suspects: {},
   };
 }
 

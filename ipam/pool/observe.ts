@@ -9,6 +9,8 @@ export const RESTART_SPREAD_MS = 300_000;
 /** An agent that knows nothing has to look before it can do anything. */
 const UNKNOWN_SPREAD_MS = 2000;
 export const RECONCILE_MS = 900_000;
+/** An answer may be older than this when it arrives, and what was just changed may be missing in it. */
+export const SETTLE_MS = 5000;
 /** While pods lack addresses because a vSwitch is full: how soon room is seen. Recovery takes less than 15 s (F-09). */
 const EXHAUSTED_LOOK_MS = 8000;
 const EXHAUSTED_QUIET_LOOK_MS = 60_000;
@@ -53,12 +55,16 @@ function dueAt(
   nowMs: number,
   reconcileMs: number,
 ): { readonly atMs: number; readonly reason: string } | undefined {
-  const { seed, startedAtMs, known, suspectSinceMs: suspect } = memory;
+  const { seed, startedAtMs, known, suspects } = memory;
   const last = memory.observed[what]?.okAtMs;
   switch (what) {
     case "enis": {
-      if (suspect !== undefined && (last === undefined || last <= suspect))
-        return { atMs: suspect + 1000 * (1 + seed), reason: "an answer of the cloud does not fit what we know" };
+      const doubts = Object.values(suspects).map((sinceMs) =>
+        // Looked at and not judged: it had just changed.
+        last !== undefined && last > sinceMs ? last + SETTLE_MS + 1000 : sinceMs + 1000 * (1 + seed),
+      );
+      if (doubts.length > 0)
+        return { atMs: Math.min(...doubts), reason: "an answer of the cloud does not fit what we know" };
       if (last === undefined) {
         // Where nothing is known, a pod that waits is served after this look only.
         const blind = pressed(memory, nowMs) ? 0 : UNKNOWN_SPREAD_MS;
@@ -83,7 +89,12 @@ function dueAt(
   }
 }
 
-/** Takes note of an answer, or of none. Failures are asked again with growing pauses. */
+/**
+ * Takes note of an answer, or of none. Failures are asked again with growing pauses.
+ *
+ * @param nowMs Of an answer: when it was asked for.
+ * @param unsettled ENIs of which the answer says nothing.
+ */
 export function noteLook(
   memory: PoolMemory,
   what: Observation,
@@ -91,6 +102,7 @@ export function noteLook(
   nowMs: number,
   retryAfterMs?: number,
   problem?: string,
+  unsettled: ReadonlySet<string> = new Set(),
 ): PoolMemory {
   const before = memory.observed[what];
   const failures = ok ? 0 : (before?.failures ?? 0) + 1;
@@ -99,6 +111,7 @@ export function noteLook(
     ...memory.observed,
     [what]: { okAtMs: ok ? nowMs : before?.okAtMs, notBeforeMs: nowMs + pause, failures, problem },
   };
-  const settled = ok && what === "enis";
-  return { ...memory, observed, suspectSinceMs: settled ? undefined : memory.suspectSinceMs };
+  if (!ok || what !== "enis") return { ...memory, observed };
+  const left = Object.entries(memory.suspects).filter(([id, sinceMs]) => sinceMs >= nowMs || unsettled.has(id));
+  return { ...memory, observed, suspects: Object.fromEntries(left) };
 }

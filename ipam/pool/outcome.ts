@@ -1,5 +1,6 @@
 /** What the outcome of an action leaves behind for the next decisions. Pure. */
 import type { IpStack } from "../../shared/config/ip-stack.ts";
+import type { CloudErrorClass } from "../cloud/classify.ts";
 import { FAILURE_WINDOW_MS } from "./counts.ts";
 import { blockedBy, type Failure } from "./inhibit.ts";
 import { initialMemory } from "./memory.ts";
@@ -11,6 +12,9 @@ export interface Aftermath {
   readonly inhibitions: Readonly<Record<string, Inhibition>>;
   readonly memory: PoolMemory;
 }
+
+/** Refusals that do not fit what we believe of the ENI, or of the instance. */
+const LOOKS_WRONG: ReadonlySet<CloudErrorClass> = new Set(["capacity", "eni-limit", "state", "gone"]);
 
 /** @param jitter 0 to 1, a new one for each call. */
 export function applyOutcome(
@@ -42,19 +46,20 @@ export function applyOutcome(
   const { failure } = outcome;
   // How often in a row is told by the key it will block; which that is does not depend on the number.
   const probe = blockedBy(failure, action.kind, vswitchId, nowMs, 1, 0, eniId);
-  if (probe === undefined) return { inhibitions, memory: { ...memory, suspectSinceMs: nowMs } };
+  const suspects = { ...memory.suspects, [eniId ?? ""]: nowMs };
+  if (probe === undefined) return { inhibitions, memory: { ...memory, suspects } };
   const before = memory.failedAtMs[probe.key] ?? [];
   const last = before.at(-1);
   const recent = last !== undefined && last > nowMs - FAILURE_WINDOW_MS ? last : undefined;
   const blocked = blockedBy(failure, action.kind, vswitchId, nowMs, before.length + 1, jitter, eniId, recent) ?? probe;
-  const looksWrong = failure.class === "capacity" || failure.class === "eni-limit" || failure.class === "state";
+  const looksWrong = LOOKS_WRONG.has(failure.class);
   const { limits, ...others } = memory.observed;
   return {
     inhibitions: { ...inhibitions, [blocked.key]: blocked.inhibition },
     memory: {
       ...memory,
       failedAtMs: { ...memory.failedAtMs, [blocked.key]: [...before, nowMs].slice(-16) },
-      suspectSinceMs: looksWrong ? nowMs : memory.suspectSinceMs,
+      suspects: looksWrong ? suspects : memory.suspects,
       // The type's limits may have changed (a resize): read them again, too.
       observed: failure.class === "capacity" || limits === undefined ? others : { ...others, limits },
     },

@@ -184,8 +184,8 @@ export interface PoolMemory {
   /** When addresses were last asked for. */
   readonly askedAtMs: number | undefined;
   readonly observed: Readonly<Partial<Record<Observation, Observed>>>;
-  /** Something does not fit what we believe of the cloud: look soon. */
-  readonly suspectSinceMs: number | undefined;
+  /** By ENI, "" for the instance itself: since when something does not fit what we believe of it. Look soon. */
+  readonly suspects: Readonly<Record<string, number>>;
 }
 
 /** What may be asked of the cloud without changing it. */

@@ -126,7 +126,7 @@ export function createSimNode(options: SimNodeOptions) {
     looking.add(what);
     const finish = (reply: Reply<unknown>, seen?: readonly { readonly id: string; readonly available: number }[]) => {
       looking.delete(what);
-      if (reply.kind === "ok") keeper.saw(what, clock.now(), seen);
+      if (reply.kind === "ok") keeper.saw(what, clock.now(), { vswitches: seen });
       else keeper.sawNothing(what, clock.now(), reply.failure.retryAfterMs);
       wake();
     };
