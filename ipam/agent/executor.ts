@@ -15,6 +15,7 @@ import { isSpecial } from "../store/eni-constraint.ts";
 import { beginDetach, getEni, listEnis, removeEni, setEniState } from "../store/enis.ts";
 import { dropIntent, type Intent, listIntents, putIntent, recordIntent } from "../store/intents.ts";
 import { inDurableTransaction, inTransaction } from "../store/transaction.ts";
+import { endsToken, mayBeDone } from "./client-token.ts";
 import { type AgentContext, isStoreLost, journal, nowMs, type PoolKind, wallMs } from "./context.ts";
 import { actionOf, intentKindOf } from "./intent-action.ts";
 import { poolOf } from "./pool-state.ts";
@@ -28,10 +29,8 @@ const LONGEST_RETRY_MS = 600_000;
 /** Refusals of an attachment that no repetition mends: the ENI is deleted again. */
 const NEVER_ATTACHES: ReadonlySet<CloudErrorClass> = new Set(["eni-limit", "config", "quota", "not-ours", "bug"]);
 
-/** Refusals that say nothing of an earlier try: the cloud did not look that far. */
+/** Refusals of what has no ClientToken that say nothing of an earlier try: the cloud did not look that far. */
 const SAYS_NOTHING: ReadonlySet<CloudErrorClass> = new Set(["throttled", "conflict"]);
-/** The same for what has a ClientToken: any other refusal is the token's answer, and no earlier try went through. */
-const SAYS_NOTHING_OF_TOKEN: ReadonlySet<CloudErrorClass> = new Set([...SAYS_NOTHING, "auth", "unknown"]);
 
 type Create = Extract<PoolAction, { kind: "create" }>;
 type Assign = Extract<PoolAction, { kind: "assign" }>;
@@ -529,12 +528,7 @@ export function mustGoOn(
   if (intent.kind === "create-eni" && intent.eniId !== undefined) return true;
   if (intent.kind === "detach-eni" && intent.step === "detached") return true;
   const hasToken = intent.kind === "create-eni" || intent.kind === "assign";
-  return unsure && (hasToken ? SAYS_NOTHING_OF_TOKEN : SAYS_NOTHING).has(failure.class);
-}
-
-/** What was asked may have been done all the same. */
-function mayBeDone(failure: CloudError): boolean {
-  return failure.outcomeUnknown || failure.class === "retry";
+  return unsure && (hasToken ? !endsToken(failure) : SAYS_NOTHING.has(failure.class));
 }
 
 function listedOn(eni: CloudEni | undefined): ReadonlySet<string> {

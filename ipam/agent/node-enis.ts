@@ -3,6 +3,7 @@
  * again when it says so no more. They are none of the pools': pods get nothing of them.
  */
 
+import { randomUUID } from "node:crypto";
 import { findEniLink } from "../../shared/datapath/eni-link.ts";
 import { quietLink } from "../../shared/datapath/ipv6.ts";
 import { readKernelView } from "../../shared/datapath/kernel-view.ts";
@@ -22,12 +23,13 @@ import { delRoute, describeRoute } from "../../shared/netlink/rtnl/route.ts";
 import { delRule, describeRule } from "../../shared/netlink/rtnl/rule.ts";
 import { type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
-import type { CloudEni } from "../cloud/cloud-api.ts";
+import { type CloudEni, CloudError } from "../cloud/cloud-api.ts";
 import { entriesHere, planNodeEnis } from "../pods/node-enis.ts";
 import type { EniEntry, MultiEniConfig } from "../policy/objects.ts";
 import type { Refresh } from "../policy/source-dir.ts";
 import { getFact, setFacts } from "../store/facts.ts";
-import { inTransaction } from "../store/transaction.ts";
+import { inDurableTransaction, inTransaction } from "../store/transaction.ts";
+import { endsToken } from "./client-token.ts";
 import { gatewayOf, refuseOtherZone, vswitchOf } from "./cloud-sync.ts";
 import { type AgentContext, isStoreLost, journal } from "./context.ts";
 import { readLinks, waitForLink } from "./eni-node.ts";
@@ -158,7 +160,7 @@ export function keepNodeEnis(ctx: AgentContext, manifests: Manifests): () => voi
   };
 }
 
-/** No intent is needed: tokens are the same in every life of the agent, and tags find what was made. */
+/** No intent is needed: tokens outlive the agent until their ENI is seen, and tags find what was made. */
 async function bring(
   ctx: AgentContext,
   config: MultiEniConfig | undefined,
@@ -221,12 +223,29 @@ function missing(kept: readonly NodeEni[], enis: readonly NodeEni[]): NodeEni[] 
 }
 
 async function obtain(ctx: AgentContext, entry: EniEntry, there: CloudEni | undefined): Promise<NodeEni> {
-  const { cloud, self, config } = ctx;
+  const { cloud, config } = ctx;
   const vswitchId = there?.vswitchId ?? entry.vswitchId ?? config.vswitchIds[0] ?? "";
-  if (there === undefined) await refuseOtherZone(ctx, vswitchId);
-  const eni =
-    there ??
-    (await cloud.createEni({
+  // Seen: another one would be another intent, which that token's answer does not serve.
+  if (there !== undefined) dropToken(ctx, entry);
+  const eni = there ?? (await create(ctx, entry, vswitchId));
+  const groups = entry.securityGroup === undefined ? undefined : [entry.securityGroup];
+  if (there?.tags[TAG_ENTRY] !== undefined && groups !== undefined && there.securityGroups.join() !== groups.join())
+    await cloud.modifyEni(eni.id, { securityGroups: groups });
+  if (eni.status === "Available") await attach(ctx, entry, eni);
+  await waitForStatus(ctx, eni.id, "InUse");
+  dropToken(ctx, entry);
+  if ((await waitForLink(eni.mac)) === undefined)
+    throw new Error(`ENI ${eni.id} of ${entry.name} has no link on the node`);
+  const { cidr4 } = await vswitchOf(ctx, vswitchId);
+  const gateway = gatewayOf(cidr4) ?? "";
+  return { id: eni.id, name: entry.name, mac: eni.mac, address: eni.primary4, gateway, spec: specOf(entry) };
+}
+
+async function create(ctx: AgentContext, entry: EniEntry, vswitchId: string): Promise<CloudEni> {
+  const { cloud, self, config } = ctx;
+  await refuseOtherZone(ctx, vswitchId);
+  try {
+    return await cloud.createEni({
       vswitchId,
       securityGroups: entry.securityGroup === undefined ? config.securityGroups : [entry.securityGroup],
       count4: 0,
@@ -239,18 +258,43 @@ async function obtain(ctx: AgentContext, entry: EniEntry, there: CloudEni | unde
         [TAG_ENTRY]: entry.name,
       },
       name: `terway-node-${self.instanceId}-${entry.name}`,
-      clientToken: `terway-node-${self.instanceId}-${entry.name}-${vswitchId}`.slice(0, 64),
-    }));
-  const groups = entry.securityGroup === undefined ? undefined : [entry.securityGroup];
-  if (there?.tags[TAG_ENTRY] !== undefined && groups !== undefined && there.securityGroups.join() !== groups.join())
-    await cloud.modifyEni(eni.id, { securityGroups: groups });
-  if (eni.status === "Available") await cloud.attachEni(eni.id, self.instanceId);
-  await waitForStatus(ctx, eni.id, "InUse");
-  if ((await waitForLink(eni.mac)) === undefined)
-    throw new Error(`ENI ${eni.id} of ${entry.name} has no link on the node`);
-  const { cidr4 } = await vswitchOf(ctx, vswitchId);
-  const gateway = gatewayOf(cidr4) ?? "";
-  return { id: eni.id, name: entry.name, mac: eni.mac, address: eni.primary4, gateway, spec: specOf(entry) };
+      clientToken: tokenOf(ctx, entry),
+    });
+  } catch (error) {
+    if (endsToken(error)) dropToken(ctx, entry);
+    throw error;
+  }
+}
+
+async function attach(ctx: AgentContext, entry: EniEntry, eni: CloudEni): Promise<void> {
+  try {
+    await ctx.cloud.attachEni(eni.id, ctx.self.instanceId);
+  } catch (error) {
+    // Deleted meanwhile: the same token would bring it again.
+    if (error instanceof CloudError && error.class === "gone") dropToken(ctx, entry);
+    throw error;
+  }
+}
+
+function tokensIn({ store }: AgentContext): Readonly<Record<string, string>> {
+  return JSON.parse(getFact(store.db, "node_eni_tokens") || "{}");
+}
+
+/** The same until its ENI is seen, so that a create that is repeated makes no second one. */
+function tokenOf(ctx: AgentContext, { name }: EniEntry): string {
+  const tokens = tokensIn(ctx);
+  const known = tokens[name];
+  if (known !== undefined) return known;
+  const token = randomUUID();
+  const { db } = ctx.store;
+  inDurableTransaction(db, () => setFacts(db, { node_eni_tokens: JSON.stringify({ ...tokens, [name]: token }) }));
+  return token;
+}
+
+function dropToken(ctx: AgentContext, { name }: EniEntry): void {
+  const { [name]: token, ...others } = tokensIn(ctx);
+  if (token === undefined) return;
+  inTransaction(ctx.store.db, () => setFacts(ctx.store.db, { node_eni_tokens: JSON.stringify(others) }));
 }
 
 async function takeAway(ctx: AgentContext, eni: CloudEni): Promise<void> {

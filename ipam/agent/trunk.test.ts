@@ -64,6 +64,7 @@ function fakeCloud() {
   const full = new Set<string>();
   /** Of the next create: made, but nobody hears of it, and no list shows it yet. */
   let unheard = false;
+  let throttled = false;
   let unseen: string | undefined;
   const become = (id: string, status: string, instanceId: string | undefined) => {
     const eni = enis.get(id);
@@ -76,6 +77,10 @@ function fakeCloud() {
     describeEni: async (id: string) => enis.get(id),
     async createEni(r: CreateEniRequest) {
       creates.push(r);
+      if (throttled) {
+        throttled = false;
+        throw refusal("Throttling.User");
+      }
       if (full.has(r.vswitchId)) throw refusal("InvalidVSwitchId.IpNotEnough");
       const known = answers.get(r.clientToken);
       const made = known ?? {
@@ -104,6 +109,9 @@ function fakeCloud() {
     become,
     loseAnswer() {
       unheard = true;
+    },
+    throttleNext() {
+      throttled = true;
     },
     deleteUnheard() {
       unseen = undefined;
@@ -187,9 +195,11 @@ describe("the trunk ENI", () => {
     start();
     await vi.advanceTimersByTimeAsync(1000);
     stop();
+    cloud.throttleNext(); // which says nothing of the first try
     start();
-    await vi.advanceTimersByTimeAsync(1000);
-    expect([trunks(), cloud.creates.length]).toEqual([[["eni-1", "trunk", "ready"]], 2]);
+    await vi.advanceTimersByTimeAsync(MINUTE_MS);
+    expect(trunks()).toEqual([["eni-1", "trunk", "ready"]]);
+    expect(new Set(cloud.creates.map((r) => r.clientToken)).size).toBe(1);
   });
 
   it("is another one when the one of the lost answer was deleted", async () => {

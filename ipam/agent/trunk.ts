@@ -4,6 +4,7 @@ import { type CloudEni, CloudError } from "../cloud/cloud-api.ts";
 import { listEnis } from "../store/enis.ts";
 import { getFact, setFacts } from "../store/facts.ts";
 import { inDurableTransaction, inTransaction } from "../store/transaction.ts";
+import { endsToken } from "./client-token.ts";
 import { kindOf, putIntoService } from "./cloud-sync.ts";
 import { type AgentContext, journal } from "./context.ts";
 import { keep } from "./loop.ts";
@@ -66,9 +67,9 @@ async function createTrunk(ctx: AgentContext, tags: Readonly<Record<string, stri
         clientToken: tokenOf(ctx),
       });
     } catch (error) {
-      if (!(error instanceof CloudError) || error.outcomeUnknown || error.class === "retry") throw error;
+      if (!endsToken(error)) throw error;
       dropToken(ctx); // nothing was made
-      if (error.class !== "vswitch-full") throw error;
+      if (!(error instanceof CloudError && error.class === "vswitch-full")) throw error;
       full = error;
     }
   }

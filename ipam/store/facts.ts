@@ -42,6 +42,8 @@ export interface NodeFacts {
   readonly asking_pods: string;
   /** ClientToken of the trunk ENI that is being made; empty or absent: none is. */
   readonly trunk_token: string;
+  /** JSON of ClientTokens by entry: of the node's own ENIs that are being made. */
+  readonly node_eni_tokens: string;
 }
 
 export type FactName = keyof NodeFacts;
