@@ -67,23 +67,33 @@ export function every(ms: number, work: () => unknown, failed: (error: Error) =>
   return () => clearInterval(timer);
 }
 
+export interface Kept {
+  /** Does it now; once more where that is under way. */
+  soon(): void;
+  stop(): void;
+}
+
 /**
  * Does at once and again what the cloud may refuse: after a failure ever more seldom.
  *
  * @param failing What is told with each failure's cause.
  * @param pauseMs Until the next turn, after one that went well.
- * @returns What ends it.
  */
 export function keep(
   ctx: Pick<AgentContext, "log" | "storeLost">,
   failing: string,
   pauseMs: () => number,
   work: () => Promise<void>,
-): () => void {
+): Kept {
   let timer: NodeJS.Timeout | undefined;
   let stopped = false;
+  let running = false;
+  let again = false;
   let failures = 0;
   const run = async () => {
+    clearTimeout(timer);
+    running = true;
+    again = false;
     let next = pauseMs();
     try {
       await work();
@@ -93,12 +103,20 @@ export function keep(
       if (isStoreLost(error)) return ctx.storeLost(error);
       ctx.log("error", `${failing}: ${(error as Error).message}`);
       next = pauseAfter(error, ++failures, Math.random());
+    } finally {
+      running = false;
     }
-    if (!stopped) timer = setTimeout(run, next);
+    if (!stopped) timer = setTimeout(run, again ? 0 : next);
   };
   void run();
-  return () => {
-    stopped = true;
-    clearTimeout(timer);
+  return {
+    soon() {
+      if (running) again = true;
+      else if (!stopped) void run();
+    },
+    stop() {
+      stopped = true;
+      clearTimeout(timer);
+    },
   };
 }

@@ -198,7 +198,6 @@ describe("an ENI of the node", () => {
     tell(configOf("back"));
     await pass(1000);
     cloud.remove("eni-1");
-    tell({});
     await pass(5 * MINUTE_MS);
     expect([served(), new Set(tokens()).size]).toEqual([["back eni-2"], 2]);
   });
@@ -221,5 +220,20 @@ describe("an ENI of the node", () => {
     tell(configOf(`${long}1`, `${long}2`));
     await pass(1000);
     expect(served()).toEqual([`${long}1 eni-1`, `${long}2 eni-2`]);
+  });
+
+  it("is asked for ever more seldom while it is refused, whatever else changes, and at once when it itself is changed", async () => {
+    for (let i = 0; i < 1000; i++) cloud.failures.push("InvalidVSwitchId.IpNotEnough");
+    start();
+    tell(configOf("back"));
+    for (let i = 0; i < 120; i++) {
+      await pass(MINUTE_MS / 2);
+      tell({});
+    }
+    expect(cloud.creates.length).toBeLessThan(20);
+    cloud.failures.length = 0;
+    tell(configOf("front"));
+    await pass(1000);
+    expect(served()).toEqual(["front eni-1"]);
   });
 });

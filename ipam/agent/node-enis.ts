@@ -31,15 +31,16 @@ import { getFact, setFacts } from "../store/facts.ts";
 import { inDurableTransaction, inTransaction } from "../store/transaction.ts";
 import { endsToken } from "./client-token.ts";
 import { gatewayOf, refuseOtherZone, vswitchOf } from "./cloud-sync.ts";
-import { type AgentContext, isStoreLost, journal } from "./context.ts";
+import { type AgentContext, journal } from "./context.ts";
 import { readLinks, waitForLink } from "./eni-node.ts";
+import { type Kept, keep } from "./loop.ts";
 import type { Manifests } from "./manifests.ts";
 import { TAG_NODE } from "./settings.ts";
 
 /** On ENIs of nodes themselves: the entry's name. */
 const TAG_ENTRY = "terway:node-eni";
-const RETRY_MS = 5000;
-const LONGEST_RETRY_MS = 300_000;
+/** Into store and kernel only, where all is there. */
+const LOOK_MS = 30_000;
 const POLL_MS = 500;
 const POLL_TRIES = 60;
 
@@ -97,22 +98,29 @@ function sameText(ip: { readonly bytes: Uint8Array }, address: string): boolean 
 /** @returns What ends it. */
 export function keepNodeEnis(ctx: AgentContext, manifests: Manifests): () => void {
   const configs = new Map<string, MultiEniConfig>();
-  let timer: NodeJS.Timeout | undefined;
-  let failures = 0;
-  let running = false;
-  let again = false;
-  let stopped = false;
+  /** Of what cannot be read nobody knows what it wants: what there is stays. */
+  let decided = false;
+  let kept: Kept | undefined;
   const told = new Set<string>();
 
   function take({ events, faulty, broken }: Refresh): void {
+    let changed = !decided;
     for (const event of events) {
-      if (event.type === "set" && event.object.kind === "MultiENIConfig")
+      if (event.type === "set" && event.object.kind === "MultiENIConfig") {
         configs.set(`MultiENIConfig/${event.object.namespace}/${event.object.name}`, event.object);
-      else if (event.type === "delete") configs.delete(event.key);
+        changed = true;
+      } else if (event.type === "delete") {
+        changed = configs.delete(event.key) || changed;
+      }
     }
-    // Of what cannot be read nobody knows what it wants: what there is stays.
-    if (configs.size === 0 && (broken || [...faulty].some((key) => key.startsWith("MultiENIConfig/")))) return;
-    if (configs.size > 0 || storedNodeEnis(ctx) !== undefined) void run();
+    decided = configs.size > 0 || !(broken || [...faulty].some((key) => key.startsWith("MultiENIConfig/")));
+    if (!decided) return;
+    if (kept === undefined) kept = keep(ctx, "ENIs of the node", () => LOOK_MS, work);
+    else if (changed) kept.soon();
+  }
+
+  async function work(): Promise<void> {
+    if (decided && (configs.size > 0 || storedNodeEnis(ctx) !== undefined)) await bring(ctx, inForce(), say);
   }
 
   function inForce(): MultiEniConfig | undefined {
@@ -128,36 +136,8 @@ export function keepNodeEnis(ctx: AgentContext, manifests: Manifests): () => voi
     ctx.log("warn", `MultiENIConfig: ${text}`);
   }
 
-  async function run(): Promise<void> {
-    if (running) {
-      again = true;
-      return;
-    }
-    running = true;
-    clearTimeout(timer);
-    try {
-      do {
-        again = false;
-        await bring(ctx, inForce(), say);
-      } while (again && !stopped);
-      failures = 0;
-    } catch (error) {
-      if (stopped) return;
-      if (isStoreLost(error)) ctx.storeLost(error);
-      ctx.log("error", `ENIs of the node: ${(error as Error).message}`);
-      failures += 1;
-      const pause = Math.min(LONGEST_RETRY_MS, RETRY_MS * 2 ** Math.min(failures - 1, 6));
-      timer = setTimeout(() => void run(), pause * (0.75 + Math.random() / 2));
-    } finally {
-      running = false;
-    }
-  }
-
   manifests.subscribe(take);
-  return () => {
-    stopped = true;
-    clearTimeout(timer);
-  };
+  return () => kept?.stop();
 }
 
 /** No intent is needed: tokens outlive the agent until their ENI is seen, and tags find what was made. */

@@ -20,7 +20,7 @@ export function keepTrunk(ctx: AgentContext): () => void {
   const pauseMs = () => LOOK_MS * (1 + Math.random());
   return keep(ctx, "this node has no trunk ENI", pauseMs, async () => {
     if (await ensureTrunk(ctx)) ctx.wake();
-  });
+  }).stop;
 }
 
 /** @returns Whether it was put into service now; false when it was there. */

@@ -12,7 +12,7 @@ const ROUTES_EVERY_MS = 900_000;
 /** At start, and now and then. @returns What ends it. */
 export function keepVpcRoutes(ctx: AgentContext, podCidrs: readonly string[]): () => void {
   const pauseMs = () => ROUTES_EVERY_MS * (0.85 + 0.3 * Math.random());
-  return keep(ctx, "the VPC's route to this node's pods", pauseMs, () => ensureVpcRoutes(ctx, podCidrs));
+  return keep(ctx, "the VPC's route to this node's pods", pauseMs, () => ensureVpcRoutes(ctx, podCidrs)).stop;
 }
 
 /** Adds the entries that are missing. An entry that sends the range elsewhere is never taken away, only reported. */
