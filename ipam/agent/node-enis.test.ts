@@ -236,4 +236,23 @@ describe("an ENI of the node", () => {
     await pass(1000);
     expect(served()).toEqual(["front eni-1"]);
   });
+
+  it("stays through a start with an empty folder, until something is there that does not mean it", async () => {
+    start();
+    tell(configOf("back"));
+    await pass(1000);
+    start();
+    tell({ empty: true });
+    await pass(5 * MINUTE_MS);
+    tell({ empty: true });
+    await pass(5 * MINUTE_MS);
+    expect([served(), cloud.calls]).toEqual([["back eni-1"], []]);
+    expect(said.filter((line) => line.includes("empty List"))).not.toEqual([]);
+    tell({ broken: true });
+    await pass(MINUTE_MS);
+    expect(served()).toEqual(["back eni-1"]);
+    tell({});
+    await pass(MINUTE_MS);
+    expect([served(), cloud.calls]).toEqual([[], ["detach eni-1", "delete eni-1"]]);
+  });
 });

@@ -100,10 +100,13 @@ export function keepNodeEnis(ctx: AgentContext, manifests: Manifests): () => voi
   const configs = new Map<string, MultiEniConfig>();
   /** Of what cannot be read nobody knows what it wants: what there is stays. */
   let decided = false;
+  /** The folder has said something since the start. */
+  let accepted = false;
   let kept: Kept | undefined;
   const told = new Set<string>();
 
-  function take({ events, faulty, broken }: Refresh): void {
+  function take(refresh: Refresh): void {
+    const { events } = refresh;
     let changed = !decided;
     for (const event of events) {
       if (event.type === "set" && event.object.kind === "MultiENIConfig") {
@@ -113,10 +116,23 @@ export function keepNodeEnis(ctx: AgentContext, manifests: Manifests): () => voi
         changed = configs.delete(event.key) || changed;
       }
     }
-    decided = configs.size > 0 || !(broken || [...faulty].some((key) => key.startsWith("MultiENIConfig/")));
+    decided = configs.size > 0 || saysNone(refresh);
     if (!decided) return;
+    accepted = true;
     if (kept === undefined) kept = keep(ctx, "ENIs of the node", () => LOOK_MS, work);
     else if (changed) kept.soon();
+  }
+
+  /** Whether that there is no MultiENIConfig means that none is wanted. */
+  function saysNone({ broken, faulty, empty }: Refresh): boolean {
+    if (broken || [...faulty].some((key) => key.startsWith("MultiENIConfig/"))) return false;
+    // More likely a mount that is not there yet than all manifests removed while no agent ran.
+    if (accepted || !empty || (storedNodeEnis(ctx)?.enis ?? []).length === 0) return true;
+    ctx.log(
+      "error",
+      `the node's ENIs stay as they were before the start until ${manifests.dir} has a manifest: is it mounted? If none is meant, write an empty List there (apiVersion: v1, kind: List, items: [])`,
+    );
+    return false;
   }
 
   async function work(): Promise<void> {
