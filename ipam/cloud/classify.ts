@@ -120,3 +120,8 @@ export function classify(code: string, httpStatus?: number): CloudErrorClass {
   if (httpStatus === 429) return "throttled";
   return httpStatus !== undefined && httpStatus >= 500 ? "retry" : "unknown";
 }
+
+/** A right for this one operation is missing, as opposed to keys that are good for nothing. */
+export function isDenied(failure: { readonly class: CloudErrorClass; readonly code: string }): boolean {
+  return failure.class === "auth" && failure.code.startsWith("Forbidden");
+}

@@ -43,6 +43,16 @@ describe("toCloudError", () => {
       "DeleteNetworkInterface: InvalidEniId.NotFound: words (request RID-1)",
     ));
 
+  it.each([
+    ["AssignPrivateIpAddresses", "Forbidden.RAM", "allow ecs:AssignPrivateIpAddresses"],
+    ["DescribeVSwitches", "Forbidden", "allow vpc:DescribeVSwitches"],
+  ])("names the RAM action that is missing for %s", (action, code, told) =>
+    expect(toCloudError(action, refused(403, code)).message).toContain(told),
+  );
+
+  it("names none where the keys are wrong", () =>
+    expect(toCloudError("X", refused(403, "InvalidAccessKeyId.NotFound")).message).not.toContain("allow"));
+
   it("keeps the cloud's hint on when to come back", () =>
     expect(toCloudError("X", refused(400, "Throttling", { retryAfter: 1500 })).retryAfterMs).toBe(1500));
 

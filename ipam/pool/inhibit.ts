@@ -1,5 +1,5 @@
 /** What a failed call means for the next decisions. Pure. */
-import type { CloudErrorClass } from "../cloud/classify.ts";
+import { type CloudErrorClass, isDenied } from "../cloud/classify.ts";
 import { FAILURE_WINDOW_MS } from "./counts.ts";
 import type { ConditionReason, Inhibition, PoolAction } from "./state.ts";
 
@@ -90,12 +90,14 @@ export function blockedBy(
         "ConfigRejected",
       );
     case "auth":
-      return block(
-        "all",
-        growing(15_000, 300_000),
-        `the cloud refuses our credentials or rights: ${failure.message}`,
-        "CloudAuthFailed",
-      );
+      return isDenied(failure)
+        ? block(kind, growing(15_000, 300_000), `a right is missing: ${failure.message}`, "CloudAuthFailed")
+        : block(
+            "all",
+            growing(15_000, 300_000),
+            `the cloud refuses our credentials: ${failure.message}`,
+            "CloudAuthFailed",
+          );
     case "retry":
       return block(
         target,

@@ -63,7 +63,10 @@ const rows: readonly Row[] = [
   row("not-ours", assign, "eni:a", Number.POSITIVE_INFINITY, "UnexpectedAnswer"),
   row("config", create, "create", 60_000, "ConfigRejected", "InvalidSecurityGroupId.NotFound"),
   row("config", create, "vswitch:vsw-a", 60_000, "ConfigRejected", "InvalidVSwitchId.NotFound"),
-  row("auth", assign, "all", 15_000, "CloudAuthFailed"),
+  row("auth", assign, "all", 15_000, "CloudAuthFailed", "InvalidAccessKeyId.NotFound"),
+  // One right is missing: what needs others goes on.
+  row("auth", assign, "assign", 15_000, "CloudAuthFailed", "Forbidden.RAM"),
+  row("auth", create, "create", 15_000, "CloudAuthFailed", "Forbidden"),
   row("bug", assign, "eni:a", 30_000, "UnexpectedAnswer"),
   row("idempotent-failed", create, "create", 500),
   row("unknown", create, "create", 30_000, "UnexpectedAnswer"),
@@ -110,6 +113,14 @@ describe("applyOutcome", () => {
     expect(once.inhibitions[key]?.untilMs).toBe(first);
     const twice = fail(once, create, cls, first);
     expect(twice.inhibitions[key]?.untilMs).toBe(first + second);
+  });
+
+  it("makes a new ENI for pods that wait where assigning is not allowed", () => {
+    const waiting = { ...base, waiters: 1, limits: { enis: 2, perEni: 9 } };
+    const after = fail(waiting, assign, "auth", 0, "Forbidden.RAM");
+    const decision = decide(after, 1);
+    expect(decision.actions.map((a) => a.kind)).toEqual(["create"]);
+    expect(decision.conditions).toMatchObject([{ reason: "CloudAuthFailed", about: "assign" }]);
   });
 
   it("honours what the cloud says about when to come back", () => {
