@@ -1,8 +1,11 @@
 /** Bringing the store in line with what the cloud says of this instance's ENIs. */
 
+import { familiesOf } from "../../shared/config/ip-stack.ts";
 import { lastOf, parseCidr } from "../../shared/net/cidr.ts";
 import { addToIp, formatIp } from "../../shared/net/ip.ts";
+import { isDenied } from "../cloud/classify.ts";
 import { type CloudEni, CloudError, type CloudVSwitch } from "../cloud/cloud-api.ts";
+import type { EniNetwork } from "../cloud/metadata.ts";
 import { SETTLE_MS } from "../pool/observe.ts";
 import { forgetAddresses, syncAddresses } from "../store/addresses.ts";
 import { type EniKind, getEni, listEnis, type NewEni, removeEni, setEniState, upsertEni } from "../store/enis.ts";
@@ -43,9 +46,61 @@ export async function lookAtVSwitches(
   return found;
 }
 
-/** An ENI can be made in any vSwitch, and only one of the node's zone can be attached. @throws {CloudError} */
-export async function refuseOtherZone(ctx: Pick<AgentContext, "cloud" | "config" | "self">, id: string): Promise<void> {
-  const { zone } = await vswitchOf(ctx, id);
+/** @returns undefined: the right to ask is missing, which is told. @throws {CloudError} on any other refusal. */
+async function vswitchIfAllowed(
+  ctx: Pick<AgentContext, "cloud" | "config" | "log">,
+  id: string,
+): Promise<CloudVSwitch | undefined> {
+  try {
+    return await vswitchOf(ctx, id);
+  } catch (error) {
+    if (!(error instanceof CloudError && isDenied(error))) throw error;
+    ctx.log(
+      "warn",
+      "the RAM action vpc:DescribeVSwitches is not allowed: vSwitches are taken to be of this node's zone and to have addresses left, and networks of ENIs are read from the metadata service",
+    );
+    return undefined;
+  }
+}
+
+/**
+ * The network of an ENI, without which the node cannot send by it. Where the cloud may not be asked, it is that of another
+ * ENI in the same vSwitch, or what the guest is told of this one once it is attached.
+ *
+ * @returns undefined: not known before it is attached. @throws {CloudError}
+ */
+export async function networkOf(
+  ctx: Pick<AgentContext, "cloud" | "config" | "store" | "log" | "toldNetwork">,
+  { mac, vswitchId }: Pick<CloudEni, "mac" | "vswitchId">,
+  attached: boolean,
+): Promise<EniNetwork | undefined> {
+  const families = familiesOf(ctx.config.ipStack);
+  const isWhole = (n: EniNetwork) => families.every((family) => (family === 4 ? n.cidr4 : n.cidr6) !== undefined);
+  const asked = await vswitchIfAllowed(ctx, vswitchId);
+  if (asked !== undefined) return asked;
+  const known = listEnis(ctx.store.db).find((e) => e.vswitchId === vswitchId && isWhole(e));
+  if (known !== undefined || !attached) return known;
+  const told = await ctx.toldNetwork(mac);
+  if (told !== undefined) return told;
+  throw new CloudError({
+    action: "DescribeVSwitches",
+    code: "Forbidden",
+    class: "auth",
+    requestId: "",
+    message: `the network of vSwitch ${vswitchId} is not known, and the metadata service has none of ${mac}: allow vpc:DescribeVSwitches`,
+    retryAfterMs: undefined,
+  });
+}
+
+/**
+ * An ENI can be made in any vSwitch, and only one of the node's zone can be attached: the cloud refuses another one itself,
+ * but only after the ENI was made. @throws {CloudError}
+ */
+export async function refuseOtherZone(
+  ctx: Pick<AgentContext, "cloud" | "config" | "self" | "log">,
+  id: string,
+): Promise<void> {
+  const zone = (await vswitchIfAllowed(ctx, id))?.zone ?? "";
   if (zone === "" || zone === ctx.self.zone) return;
   throw new CloudError({
     action: "CreateNetworkInterface",
@@ -85,7 +140,7 @@ function usableOf(eni: CloudEni): string[] {
 
 /** Puts one ENI into the store, as the cloud describes it. */
 export async function adoptEni(ctx: AgentContext, eni: CloudEni, state: "attaching" | "ready"): Promise<void> {
-  const vswitch = await vswitchOf(ctx, eni.vswitchId);
+  const network = await networkOf(ctx, eni, eni.status === "InUse");
   const record: NewEni = {
     id: eni.id,
     mac: eni.mac,
@@ -94,11 +149,11 @@ export async function adoptEni(ctx: AgentContext, eni: CloudEni, state: "attachi
     vswitchId: eni.vswitchId,
     securityGroups: eni.securityGroups,
     primary4: eni.primary4,
-    cidr4: vswitch.cidr4,
-    gateway4: gatewayOf(vswitch.cidr4),
+    cidr4: network?.cidr4,
+    gateway4: gatewayOf(network?.cidr4),
     primary6: undefined,
-    cidr6: vswitch.cidr6,
-    gateway6: gatewayOf(vswitch.cidr6),
+    cidr6: network?.cidr6,
+    gateway6: gatewayOf(network?.cidr6),
     mtu: DEFAULT_MTU,
     trunkId: eni.trunkEniId,
     vlanId: eni.vlanId,

@@ -3,7 +3,7 @@ import type { IpStack } from "../../shared/config/ip-stack.ts";
 import { CLOCK_BOOTTIME, CLOCK_REALTIME } from "../../shared/sys/linux.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import type { CloudApi, InstanceLimits } from "../cloud/cloud-api.ts";
-import type { Self } from "../cloud/metadata.ts";
+import type { EniNetwork, Self } from "../cloud/metadata.ts";
 import type { Budget, PoolAction, PoolConfig, PoolLimits } from "../pool/decide.ts";
 import { appendJournal } from "../store/journal.ts";
 import { isDamage, type Store, StoreReplacedError } from "../store/open.ts";
@@ -60,6 +60,8 @@ export interface AgentContext {
   readonly config: AgentConfig;
   readonly metrics: AgentMetrics;
   readonly lately: Lately;
+  /** What the guest is told of an attached ENI's network, waited for; undefined: nothing, or not of all families in use. */
+  toldNetwork(mac: string): Promise<EniNetwork | undefined>;
   /** What our own brake allows at the moment. */
   budgets(nowMs: number): Readonly<Partial<Record<PoolAction["kind"], Budget>>>;
   /** The instance type's limits, asked again. */

@@ -21,7 +21,13 @@ import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createAlibabaCloud } from "../cloud/alibaba.ts";
 import { type CloudApi, CloudError, type InstanceLimits } from "../cloud/cloud-api.ts";
 import { fixedCredentials, roleCredentials } from "../cloud/credentials.ts";
-import { createMetadataClient, DEFAULT_METADATA_URL, discoverSelf, type Self } from "../cloud/metadata.ts";
+import {
+  awaitNetwork,
+  createMetadataClient,
+  DEFAULT_METADATA_URL,
+  discoverSelf,
+  type Self,
+} from "../cloud/metadata.ts";
 import { createRateLimiter, type RateLimiter, ratesOf } from "../cloud/rate-limit.ts";
 import { toTypeLimits } from "../cloud/type-limits.ts";
 import type { Budget, PoolAction } from "../pool/decide.ts";
@@ -329,6 +335,7 @@ async function main(): Promise<void> {
     },
     metrics,
     lately: emptyLately(),
+    toldNetwork: (mac) => awaitNetwork(metadata, mac, familiesOf(inForce.ipStack)),
     budgets: (now) => budgetsOf(limiter, now),
     relimit(asked) {
       inForce = agentConfig(config, self, asked, options);

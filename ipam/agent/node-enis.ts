@@ -30,7 +30,7 @@ import type { Refresh } from "../policy/source-dir.ts";
 import { getFact, setFacts } from "../store/facts.ts";
 import { inDurableTransaction, inTransaction } from "../store/transaction.ts";
 import { endsToken } from "./client-token.ts";
-import { gatewayOf, refuseOtherZone, vswitchOf } from "./cloud-sync.ts";
+import { gatewayOf, networkOf, refuseOtherZone } from "./cloud-sync.ts";
 import { type AgentContext, journal } from "./context.ts";
 import { readLinks, waitForLink } from "./eni-node.ts";
 import { type Kept, keep } from "./loop.ts";
@@ -232,8 +232,7 @@ async function obtain(ctx: AgentContext, entry: EniEntry, there: CloudEni | unde
   dropToken(ctx, entry);
   if ((await waitForLink(eni.mac)) === undefined)
     throw new Error(`ENI ${eni.id} of ${entry.name} has no link on the node`);
-  const { cidr4 } = await vswitchOf(ctx, vswitchId);
-  const gateway = gatewayOf(cidr4) ?? "";
+  const gateway = gatewayOf((await networkOf(ctx, eni, true))?.cidr4) ?? "";
   return { id: eni.id, name: entry.name, mac: eni.mac, address: eni.primary4, gateway, spec: specOf(entry) };
 }
 

@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { createMetadataServer } from "../../test/cloud/metadata-server.ts";
 import { createModel } from "../../test/cloud/model.ts";
 import { roleCredentials } from "./credentials.ts";
-import { createMetadataClient, discoverEnis, discoverSelf, type MetadataClient } from "./metadata.ts";
+import { awaitNetwork, createMetadataClient, discoverEnis, discoverSelf, type MetadataClient } from "./metadata.ts";
 import { parseAddressList, parseLines, parseMacList } from "./metadata-parse.ts";
 
 describe("lists of the metadata service", () => {
@@ -307,4 +307,29 @@ describe("against the emulated service", () => {
 
   it("has credentials for the role", async () =>
     expect(await roleCredentials(client)()).toEqual({ accessKeyId: "k", accessKeySecret: "s", securityToken: "t" }));
+});
+
+describe("the network of an ENI that was just attached", () => {
+  const ask = (families: readonly (4 | 6)[], values: (nowMs: number) => Readonly<Record<string, string>>) => {
+    let nowMs = 0;
+    const prefix = "network/interfaces/macs/aa:bb/";
+    const metadata = { get: async (path: string) => values(nowMs)[path.slice(prefix.length)] };
+    const sleep = async (ms: number) => {
+      nowMs += ms;
+    };
+    return awaitNetwork(metadata, "aa:bb", families, { now: () => nowMs, sleep });
+  };
+  const four = { "vswitch-cidr-block": "10.0.0.0/24" };
+
+  it("is waited for", async () =>
+    expect(await ask([4], (now) => (now < 3000 ? {} : four))).toEqual({ cidr4: "10.0.0.0/24", cidr6: undefined }));
+
+  it("is not known while a family in use is missing", async () => {
+    expect(await ask([4, 6], () => four)).toBeUndefined();
+    const six = { "vswitch-ipv6-cidr-block": "fd00::/64" };
+    expect(await ask([4, 6], (now) => (now < 3000 ? four : { ...four, ...six }))).toEqual({
+      cidr4: "10.0.0.0/24",
+      cidr6: "fd00::/64",
+    });
+  });
 });

@@ -39,6 +39,12 @@ export interface MetadataEni {
   readonly gateway6: string | undefined;
 }
 
+/** Of an ENI's vSwitch. */
+export interface EniNetwork {
+  readonly cidr4: string | undefined;
+  readonly cidr6: string | undefined;
+}
+
 export interface MetadataOptions {
   readonly fetch?: (url: string, init: RequestInit) => Promise<Response>;
   /** Monotonic ms. */
@@ -53,6 +59,9 @@ const WITHOUT_TOKEN_MS = 300_000;
 const TIMEOUT_MS = 2000;
 const TRIES = 5;
 const FIRST_PAUSE_MS = 200;
+/** By how much it may lag behind an attachment. */
+const LAG_MS = 20_000;
+const LOOK_AGAIN_MS = 500;
 
 /** @param url Without path. */
 export function createMetadataClient(url: string, options: MetadataOptions = {}): MetadataClient {
@@ -159,4 +168,24 @@ export async function discoverEnis(metadata: MetadataClient): Promise<readonly M
     });
   }
   return enis;
+}
+
+/**
+ * The network of an ENI that was just attached, waited for.
+ *
+ * @returns undefined when one of the families is not told in time.
+ */
+export async function awaitNetwork(
+  metadata: MetadataClient,
+  mac: string,
+  families: readonly (4 | 6)[],
+  { now = () => performance.now(), sleep = pause }: Pick<MetadataOptions, "now" | "sleep"> = {},
+): Promise<EniNetwork | undefined> {
+  const of = async (name: string) => (await metadata.get(`network/interfaces/macs/${mac}/${name}`)) || undefined;
+  for (const untilMs = now() + LAG_MS; ; await sleep(LOOK_AGAIN_MS)) {
+    const cidr4 = await of("vswitch-cidr-block");
+    const cidr6 = await of("vswitch-ipv6-cidr-block");
+    if (families.every((family) => (family === 4 ? cidr4 : cidr6) !== undefined)) return { cidr4, cidr6 };
+    if (now() >= untilMs) return undefined;
+  }
 }

@@ -1,5 +1,5 @@
 /** The agent dies, the cloud misbehaves: nothing is leaked, nothing is doubled, pods keep their addresses. */
-import { closeSync, openSync, rmSync, writeSync } from "node:fs";
+import { closeSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
 import { afterEach, describe, expect, it } from "vitest";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
@@ -167,6 +167,22 @@ describe("cloud faults", inMode("eniip-veth"), () => {
     }
     await settled(node);
     for (const pod of pods) await node.runtime.del(pod);
+  }, 90_000);
+
+  it("a right to look at vSwitches that is missing: pods get addresses all the same, and the log names it", async () => {
+    const node = await oneNode({ agents: false });
+    world?.cloud.api.faults.push({
+      action: "DescribeVSwitches",
+      times: Number.POSITIVE_INFINITY,
+      effect: { kind: "error", status: 403, code: "Forbidden.RAM" },
+    });
+    node.startAgent();
+    await warm(node);
+    const pod = node.newPod();
+    await node.runtime.add(pod);
+    expect(await ping(pod.netns, OUTSIDE_IP)).toBe(true);
+    expect(readFileSync(node.agentLog, "utf8")).toContain("vpc:DescribeVSwitches is not allowed");
+    await node.runtime.del(pod);
   }, 90_000);
 
   it("a full vSwitch: as many pods as addresses, clear errors, and recovery without a restart (F-09)", async () => {
