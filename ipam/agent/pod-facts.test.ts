@@ -17,11 +17,12 @@ let store: Store;
 let running: { manifests: Manifests; keeper: PodFactsKeeper } | undefined;
 let said: string[] = [];
 let asked: string[][] = [];
+let refusesZones = false;
 
 beforeEach(() => {
   dir = mkdtempSync(join(tmpdir(), "pod-facts-"));
   store = openStore({ sys: nodeSys, openSql: openNodeSql }, join(dir, "ipam.db"));
-  [said, asked] = [[], []];
+  [said, asked, refusesZones] = [[], [], false];
 });
 afterEach(() => {
   stop();
@@ -46,6 +47,7 @@ function start(): void {
     }),
     zonesOf: async (ids) => {
       asked.push([...ids]);
+      if (refusesZones) throw new Error("Forbidden.RAM");
       return new Map(ids.filter((id) => id !== "vsw-none").map((id) => [id, "z1"]));
     },
   });
@@ -154,6 +156,19 @@ describe("facts of pods", () => {
     start();
     expect(asks("a")).toBe(true);
     expect(facts("a")?.refused?.why).toMatch(/must be "true" or "false"/);
+  });
+
+  it("ask for a vSwitch's zone no sooner because manifests change, while the cloud refuses to say", async () => {
+    refusesZones = true;
+    const plane = `{ apiVersion: network.alibabacloud.com/v1beta1, kind: PodNetworking, metadata: { name: db }, spec: { vSwitchOptions: [vsw-1] } }`;
+    const request = { "k8s.aliyun.com/pod-networks-request": '[{"interfaceName":"eth1","network":"db"}]' };
+    write("a.yaml", pod("a", request), plane);
+    start();
+    for (let i = 0; i < 3; i++) {
+      write("b.yaml", pod("b", {}, { labels: { i: String(i) } }));
+      await until(() => facts("b")?.labels.i === String(i));
+    }
+    expect(asked).toEqual([["vsw-1"]]);
   });
 
   it("name the vSwitches of a network plane once it is known where they are", async () => {

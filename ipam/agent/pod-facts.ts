@@ -12,8 +12,9 @@ import { listAttachments } from "../store/attachments.ts";
 import { getFact, setFacts } from "../store/facts.ts";
 import { dropPodFacts, listPodFacts, type PodFacts, putPodFacts } from "../store/pod-facts.ts";
 import { inTransaction } from "../store/transaction.ts";
-import { type AgentContext, isStoreLost, journal, wallMs } from "./context.ts";
+import { type AgentContext, isStoreLost, journal, nowMs, wallMs } from "./context.ts";
 import type { Manifests } from "./manifests.ts";
+import { pauseAfter } from "./pause.ts";
 
 export interface PodFactsOptions {
   readonly nodeName: string;
@@ -44,7 +45,11 @@ export function keepPodFacts(
   let faulty: ReadonlySet<string> = new Set();
   let broken = false;
   let asking = false;
+  /** Of the question for zones: how often in a row it failed, and when it may be put again. */
+  let failures = 0;
+  let askFromMs = 0;
   let retry: NodeJS.Timeout | undefined;
+  let retryAtMs = Number.POSITIVE_INFINITY;
   const told = new Map<string, string>();
 
   function take({ events, ...rest }: Refresh): void {
@@ -137,13 +142,18 @@ export function keepPodFacts(
 
   async function askZones(ids: readonly string[]): Promise<void> {
     if (asking) return;
+    const waitMs = askFromMs - nowMs();
+    if (waitMs > 0) return again(waitMs);
     asking = true;
     try {
       const found = await options.zonesOf(ids);
       for (const id of ids) zones.set(id, found.get(id) ?? null);
+      failures = 0;
     } catch (error) {
       ctx.log("warn", `zones of ${ids.join(", ")}: ${(error as Error).message}`);
-      again();
+      const pauseMs = pauseAfter(error, ++failures, Math.random());
+      askFromMs = nowMs() + pauseMs;
+      again(pauseMs);
       return;
     } finally {
       asking = false;
@@ -152,8 +162,12 @@ export function keepPodFacts(
   }
 
   function again(afterMs = RETRY_MS): void {
-    retry ??= setTimeout(() => {
-      retry = undefined;
+    const atMs = nowMs() + afterMs;
+    if (atMs >= retryAtMs) return;
+    retryAtMs = atMs;
+    clearTimeout(retry);
+    retry = setTimeout(() => {
+      retryAtMs = Number.POSITIVE_INFINITY;
       guarded();
     }, afterMs);
   }
