@@ -3,22 +3,26 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { parseIp } from "../../shared/net/ip.ts";
+import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
+import { getConnections, parseConnection } from "../../shared/netlink/conntrack-entries.ts";
 import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
 import { delTable } from "../../shared/netlink/nft/table.ts";
 import { NetlinkError } from "../../shared/netlink/socket.ts";
 import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
-import { POLICY_TABLE } from "../../shared/policy/names.ts";
+import { CUT_MARK, POLICY_TABLE } from "../../shared/policy/names.ts";
 import { putPod } from "../../shared/policy/pod-program.ts";
 import { verdictsOf } from "../../shared/policy/pod-verdicts.ts";
 import { policyProblems, removePolicy } from "../../shared/policy/program.ts";
 import { readTable } from "../../shared/policy/read.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
-import { createNetns, type Netns } from "../../test/cloud/netns.ts";
+import { createNetns, type Netns, runTool } from "../../test/cloud/netns.ts";
 import { inNetns } from "../../test/runtime/exec.ts";
+import { putAttachment } from "../store/attachments.ts";
 import { openStore, type Store } from "../store/open.ts";
-import { getCompiled, listLocalPods, putPolicyAddress } from "../store/policy.ts";
+import { getCompiled, listLocalPods, putCompiled, putPolicyAddress } from "../store/policy.ts";
 import { inTransaction } from "../store/transaction.ts";
-import { createEnforcer } from "./enforcer.ts";
+import { createEnforcer, type Enforcer } from "./enforcer.ts";
 
 let node: Netns;
 let nft: NftSocket;
@@ -261,5 +265,66 @@ describe("an ADD between the agent's write of the store and that of the kernel",
     agent.bring(policy(2, 2));
     expect(rules()).toBe(made);
     expect(agent.mend()).toEqual([]);
+  });
+});
+
+describe("a pod whose own namespace refuses its table", () => {
+  beforeEach(() => {
+    const { dev, ino } = nodeSys.stat(node.path) ?? { dev: 0, ino: 0 };
+    inTransaction(store.db, () =>
+      putAttachment(store.db, {
+        network: "net",
+        containerId: "c2",
+        ifname: "eth0",
+        netns: node.path,
+        netnsDev: dev,
+        netnsIno: ino,
+        podNamespace: "d",
+        podName: "p2",
+        podUid: "u",
+        plugin: "terway-eni",
+        mode: "exclusive",
+        eniId: undefined,
+        hostIfname: undefined,
+        datapath: '{"uplink":', // fails as early as anything can
+        state: "ready",
+        createdMs: 0,
+        at: 0,
+      }),
+    );
+    const onNode = (...args: string[]) => runTool("ip", ["-n", node.name, ...args]);
+    onNode("link", "set", "lo", "up");
+    for (const address of ["10.9.0.1", "192.0.1.0"]) onNode("addr", "replace", `${address}/32`, "dev", "lo");
+    nft.apply([deleteConntrack(parseIp("10.9.0.1"), "reply")]);
+  });
+  const repair = () => store.db.run("DELETE FROM attachment");
+  const begin = () => runTool("ip", ["netns", "exec", node.name, "ping", "-c1", "-W2", "-I", "192.0.1.0", "10.9.0.1"]);
+  const isCut = () =>
+    nft
+      .dump(getConnections())
+      .map(parseConnection)
+      .some((c) => c.to === "10.9.0.1" && (c.mark & CUT_MARK) !== 0);
+
+  it.each([
+    ["that a changed policy no longer allows", true, (agent: Enforcer) => agent.bring(policy(2, 2))],
+    [
+      "that began while nothing was judged",
+      false,
+      (agent: Enforcer) => {
+        inTransaction(store.db, () => putCompiled(store.db, policy(2, 2)));
+        agent.reread();
+        nft.commit([delTable(POLICY_TABLE)]);
+        agent.mend();
+      },
+    ],
+  ] as const)("does not keep the node's connections alive %s", (_what, cutEstablished, change) => {
+    const agent = createEnforcer(store, nft, { cutEstablished });
+    expect(() => agent.bring(policy(1, 1))).toThrow(/in pod d\/p2: /);
+    begin();
+    expect(isCut()).toBe(false);
+    expect(() => change(agent)).toThrow(/in pod d\/p2: /);
+    expect([inForce(), isCut()]).toEqual([meaning(2), true]);
+    repair();
+    expect(agent.bring(policy(2, 2)).changed).toEqual([]);
   });
 });

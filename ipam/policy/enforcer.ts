@@ -64,10 +64,11 @@ export interface Enforcer {
   /** Pods are kept under a policy whose objects ended: `bring` is wanted again when one of them is gone. */
   readonly keepsEnded: boolean;
   /**
-   * Brings store and kernel to it; pods that it does not name keep what they have while they are attached.
+   * Brings store and kernel to it; pods that it does not name keep what they have while they are attached. A pod whose own
+   * namespace refuses holds back nothing else: that is said at the end.
    *
    * @param keepEnded false: whatever it does not name is under no policy.
-   * @throws {NetlinkError} When the kernel refuses; the store has it then.
+   * @throws {NetlinkError | AggregateError} When the kernel refuses, of the node or of pods; the store has it then.
    */
   bring(compiled: CompiledPolicy, keepEnded?: boolean): Enforced;
   /**
@@ -96,10 +97,13 @@ function isHole(what: string): boolean {
 /** @param nft undefined: the store only. */
 export function createEnforcer(store: Store, nft: NftSocket | undefined, given: EnforcerOptions = {}): Enforcer {
   const { db } = store;
+  const always = given.cutEstablished === true;
   let compiled = getCompiled(db);
   let programmed: Programmed | undefined;
   const inside = new InsideEnforcer(store);
   let keepsEnded = false;
+  /** The kernel judges by something else than the connections began under, and they were not looked through yet. */
+  let owesCut = false;
   let local: { readonly text: string; readonly pods: readonly LocalPod[] } | undefined;
 
   /** The same list while it is the same pods: what was made of it holds. */
@@ -109,7 +113,8 @@ export function createEnforcer(store: Store, nft: NftSocket | undefined, given: 
     return local.pods;
   }
 
-  function program(from: Programmed | undefined): readonly string[] {
+  /** @param isCutting Of what differed on the node: whether connections that are not allowed end because of it. */
+  function program(from: Programmed | undefined, isCutting: (what: string) => boolean): readonly string[] {
     if (compiled === undefined || nft === undefined) return [];
     const wanted = compiled;
     const options = given.logDrops === undefined ? {} : { logDrops: given.logDrops };
@@ -117,14 +122,17 @@ export function createEnforcer(store: Store, nft: NftSocket | undefined, given: 
     programmed = undefined; // unless it succeeds, what is there is not known
     const report = programPolicy(nft, desired, from);
     programmed = report.programmed;
-    const always = given.cutEstablished === true;
-    const changed = [...report.changed, ...inside.bring(wanted, { verify: from === undefined, cut: always })];
-    if (always && report.changed.length > 0) changed.push(...cut(nft, wanted));
-    return changed;
-  }
-
-  function cut(tables: NftSocket, wanted: CompiledPolicy): string[] {
-    return cutDenied(tables, { compiled: wanted, pods: localPods() }, ownAddresses()).map((text) => `cut ${text}`);
+    owesCut ||= report.changed.some(isCutting);
+    let inPods: readonly string[] = [];
+    let cut: readonly string[] = [];
+    try {
+      inPods = inside.bring(wanted, { verify: from === undefined, cut: always });
+    } finally {
+      // Whichever pod's own namespace refuses: that holds back nothing of the node's.
+      if (owesCut) cut = cutDenied(nft, { compiled: wanted, pods: localPods() }, ownAddresses());
+      owesCut = false;
+    }
+    return [...report.changed, ...inPods, ...cut.map((text) => `cut ${text}`)];
   }
 
   return {
@@ -140,12 +148,10 @@ export function createEnforcer(store: Store, nft: NftSocket | undefined, given: 
       keepsEnded = next !== given;
       const rows = next === before ? 0 : inTransaction(db, () => putCompiled(db, next, before));
       compiled = next;
-      return { rows, changed: program(programmed) };
+      return { rows, changed: program(programmed, () => always) };
     },
     mend() {
-      const changed = program(undefined);
-      if (compiled === undefined || nft === undefined || given.cutEstablished || !changed.some(isHole)) return changed;
-      return [...changed, ...cut(nft, compiled)];
+      return program(undefined, (what) => always || isHole(what));
     },
     reread() {
       if (getPolicyRevision(db) === compiled?.revision) return false;
