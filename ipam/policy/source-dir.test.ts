@@ -183,6 +183,32 @@ describe("a file that is being written", () => {
     expect(saidBy(settled(folder))).toEqual(["set Namespace/x"]);
   });
 
+  it("is named when it has not come to rest for seconds, until it does", () => {
+    const folder = new PolicyFolder(dir);
+    const saw: (readonly unknown[])[] = [];
+    const look = () => {
+      const { findings, broken, unsettled } = folder.refresh();
+      saw.push([broken, unsettled, ...errorsOf(findings).map((f) => describeFileFinding("DIR", f))]);
+    };
+    for (let i = 0; i <= 25; i++) {
+      inPlace("a.yaml", ns("x", `v${i}`));
+      look();
+      later(200);
+    }
+    const said = expect.stringMatching(/^DIR\/a.yaml:1: error: .*changes.*rename/);
+    expect(saw.slice(-2)).toEqual([
+      [true, true],
+      [true, true, said],
+    ]);
+    later(100);
+    look();
+    expect(saw.at(-1)).toEqual([false, false]);
+    // From then on it is as new.
+    inPlace("a.yaml", ns("x", "last"));
+    look();
+    expect(saw.at(-1)).toEqual([false, true]);
+  });
+
   it("is settled whatever its clock says", () => {
     const folder = new PolicyFolder(dir);
     inPlace("a.yaml", ns("x"));

@@ -35,6 +35,8 @@ export interface Refresh {
 
 /** Two looks this far apart have found a file the same. Not by its times: the clocks of network file systems are their own. */
 const SETTLE_MS = 300;
+/** Whose writer does not let a file rest for so long is told. */
+const RESTLESS_MS = 5000;
 /** The stamp of a file that is not there. */
 const GONE = "";
 
@@ -53,8 +55,11 @@ export class PolicyFolder {
   readonly settleMs: number;
   readonly #dir: string;
   #files = new Map<string, KnownFile>();
-  /** Files that are not as they are known, and since when they look as they do. */
-  readonly #changing = new Map<string, { readonly stamp: string; readonly sinceMs: number }>();
+  /** Files that are not as they are known: since when, and since when they look as they do. */
+  readonly #changing = new Map<
+    string,
+    { readonly stamp: string; readonly sinceMs: number; readonly changingSinceMs: number }
+  >();
   #inForce = new Map<string, ClusterObject>();
 
   constructor(dir: string, settleMs = SETTLE_MS) {
@@ -83,6 +88,7 @@ export class PolicyFolder {
         unknown ||= before === undefined;
       }
       if (known === "unsettled") {
+        if (this.#isRestless(name)) findings.push(restless(name, before));
         known = before;
         unsettled = true;
         unknown ||= before === undefined;
@@ -127,7 +133,7 @@ export class PolicyFolder {
     const now = performance.now();
     const last = this.#changing.get(name);
     const sinceMs = last?.stamp === stamp ? last.sinceMs : now;
-    this.#changing.set(name, { stamp, sinceMs });
+    this.#changing.set(name, { stamp, sinceMs, changingSinceMs: last?.changingSinceMs ?? now });
     if (now - sinceMs < this.settleMs) return "unsettled";
     if (stamp === GONE) {
       this.#changing.delete(name);
@@ -138,6 +144,11 @@ export class PolicyFolder {
     this.#changing.delete(name);
     const read = notEmptied(readManifestText(text, before?.read.documents), text, before);
     return { stamp, read, objects: inForce(read, before) };
+  }
+
+  #isRestless(name: string): boolean {
+    const { changingSinceMs = Number.POSITIVE_INFINITY } = this.#changing.get(name) ?? {};
+    return performance.now() - changingSinceMs >= RESTLESS_MS;
   }
 
   #advance(now: Map<string, ClusterObject>): ObjectEvent[] {
@@ -160,6 +171,13 @@ function readText(path: string): string | undefined {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
     throw error;
   }
+}
+
+function restless(file: string, before: KnownFile | undefined): FileFinding {
+  const message = `changes again and again before it has been the same for ${SETTLE_MS / 1000} s, so ${
+    before === undefined ? "it is not taken" : "what it said before stays"
+  }; write it beside the folder and rename it into place, less often`;
+  return { file, line: 1, level: "error", path: "", message, subject: "" };
 }
 
 /** A file whose text is still to come, be it for seconds, does not take back what it said. */
