@@ -77,7 +77,19 @@ function identityOf(call: CniCall): Pod {
   return podOf(call) ?? { namespace: "", name: call.env.containerId };
 }
 
-/** Canonical addresses of the pod, as the plugins before us made them. */
+/**
+ * Canonical addresses of the pod, as the plugins before us made them.
+ *
+ * @param refuse Called with what is no address; without it that is left out.
+ */
+function addressesIn(result: Result | undefined, refuse?: (text: string) => never): string[] {
+  return (result?.ips ?? []).flatMap(({ address }) => {
+    const ip = tryParseIp(address.split("/")[0] ?? "");
+    return ip === undefined ? (refuse?.(address) ?? []) : [formatIp(ip)];
+  });
+}
+
+/** Where the pod's policy must hold for every one of them: in ADD and CHECK. */
 function addressesOf(call: CniCall): string[] {
   if (call.prevResult === undefined)
     throw new CniFailure(
@@ -85,11 +97,8 @@ function addressesOf(call: CniCall): string[] {
       `network "${call.conf.name}" has no prevResult for terway-policy`,
       "terway-policy is a chained plugin: put it after the interface plugin in the conflist",
     );
-  return (call.prevResult.ips ?? []).map(({ address }) => {
-    const ip = tryParseIp(address.split("/")[0] ?? "");
-    if (ip === undefined)
-      throw new CniFailure(CODE.decode, `prevResult.ips has the address ${JSON.stringify(address)}`, "");
-    return formatIp(ip);
+  return addressesIn(call.prevResult, (text) => {
+    throw new CniFailure(CODE.decode, `prevResult.ips has the address ${JSON.stringify(text)}`, "");
   });
 }
 
@@ -256,20 +265,13 @@ function remove(host: PluginHost, store: Store, call: CniCall): void {
   const key = keyOf(call);
   const addresses = policyAddressesOf(store.db, key);
   if (addresses.length === 0) {
-    removeStrays(host, store, remembered(call));
+    // Nonsense in what the runtime remembers keeps no pod from being deleted.
+    removeStrays(host, store, addressesIn(call.prevResult));
     return;
   }
   // Outside of the transaction, which nobody need wait for: the IPAM plugin holds the addresses until its own DEL.
   removeAddresses(host.sys, addresses);
   withBallast(host.sys, store.path, () => inTransaction(store.db, () => dropPolicyAddresses(store.db, key)));
-}
-
-/** What the runtime remembers; nonsense in it keeps no pod from being deleted. */
-function remembered(call: CniCall): string[] {
-  return (call.prevResult?.ips ?? []).flatMap(({ address }) => {
-    const ip = tryParseIp(address.split("/")[0] ?? "");
-    return ip === undefined ? [] : [formatIp(ip)];
-  });
 }
 
 /**
