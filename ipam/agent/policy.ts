@@ -22,7 +22,7 @@ import { removeInside } from "../policy/inside.ts";
 import { describeUnknown, type LostOwners, restoreOwners } from "../policy/lost-owners.ts";
 import type { Labels } from "../policy/objects.ts";
 import type { Refresh } from "../policy/source-dir.ts";
-import { listLocalPods } from "../store/policy.ts";
+import { listLocalPods, setPolicyOff } from "../store/policy.ts";
 import { type AgentContext, journal } from "./context.ts";
 import { logDrops } from "./drop-log.ts";
 import type { Manifests } from "./manifests.ts";
@@ -65,7 +65,7 @@ export function startPolicy(ctx: Context, options: PolicyOptions): PolicyAgent {
 
 /**
  * NetworkPolicy is switched off: nobody would bring what an agent of before left in the kernel to what holds now, so it
- * goes. What the store has stays, for when it is switched on again.
+ * goes, and terway-policy adds nothing. What the store has stays, for when it is switched on again.
  */
 export function endPolicy(ctx: Context): void {
   const gone: string[] = [];
@@ -76,6 +76,8 @@ export function endPolicy(ctx: Context): void {
       ctx.log("error", `switching NetworkPolicy off: ${(error as Error).message}`);
     }
   };
+  // First: an ADD that comes later reads it, and one under way finds no table and looks again.
+  attempt(() => setPolicyOff(ctx.store.db, true));
   attempt(() => {
     if (removeFromNode()) gone.push("on the node");
   });
@@ -87,7 +89,7 @@ export function endPolicy(ctx: Context): void {
   const where = gone.slice(0, 5).join(", ");
   ctx.log(
     "warn",
-    `NetworkPolicy is switched off: its rules were removed ${where}; as long as terway-policy is in the conflist, new pods come under the policies of before`,
+    `NetworkPolicy is switched off: its rules were removed ${where}; new pods are under none either, whether terway-policy is in the conflist or not`,
     { count: gone.length },
   );
   attempt(() => journal(ctx, "policy-off", "ok", `rules removed ${where}`));
@@ -110,6 +112,7 @@ function removeFromNode(): boolean {
 
 function start(ctx: Context, options: PolicyOptions): PolicyAgent {
   const { store } = ctx;
+  setPolicyOff(store.db, false);
   const nft = openNft(sys);
   tellOfLost(ctx, restoreOwners(store, nft));
   const enforcer = createEnforcer(store, nft, {

@@ -32,6 +32,8 @@ export interface NodeFacts {
   readonly ip_stack: IpStack;
   /** Of the compiled policy; absent: none was ever compiled. */
   readonly policy_revision: string;
+  /** "1": NetworkPolicy is switched off, whatever is compiled; empty or absent: it is not. */
+  readonly policy_off: string;
   /** JSON of the QoS configuration (K8S-73), as the cluster has it. */
   readonly qos_config: string;
   /** JSON list of the networks that have terway-bandwidth in their chain: only their pods are the agent's to limit. */

@@ -2,6 +2,7 @@
 import type { AddressSet, CompiledPolicy, EndpointSet, PodPolicy, Profile } from "../../shared/policy/compiled.ts";
 import type { LocalPod, Posture } from "../../shared/policy/pod-verdicts.ts";
 import type { SqlHandle, SqlRow } from "../../shared/sys/sql.ts";
+import { getFact, setFacts } from "./facts.ts";
 import { type AttachmentKey, keyParams } from "./key.ts";
 import { textOf } from "./row.ts";
 
@@ -141,13 +142,26 @@ function podOf(row: SqlRow): PodPolicy {
   };
 }
 
-/** undefined: the policy of this pod is not known (yet). */
-export function getPodPolicy(db: SqlHandle, namespace: string, name: string): PodPolicy | undefined {
-  const row = db.get("SELECT namespace, name, ingress, egress FROM policy_pod WHERE namespace = ? AND name = ?", [
-    namespace,
-    name,
-  ]);
-  return row && podOf(row);
+/** Whether pods are under no policy at all; what is compiled stays for when they are again. */
+export function setPolicyOff(db: SqlHandle, off: boolean): void {
+  if (isPolicyOff(db) !== off) setFacts(db, { policy_off: off ? "1" : "" });
+}
+
+export function isPolicyOff(db: SqlHandle): boolean {
+  return getFact(db, "policy_off") === "1";
+}
+
+/** One statement: ADD waits for it. @returns undefined: the policy of this pod is not known (yet). */
+export function getPodPolicy(db: SqlHandle, namespace: string, name: string): PodPolicy | "off" | undefined {
+  const rows = db.all(
+    `SELECT NULL AS name, NULL AS namespace, NULL AS ingress, NULL AS egress FROM fact
+      WHERE fact.name = 'policy_off' AND value = '1'
+     UNION ALL SELECT name, namespace, ingress, egress FROM policy_pod WHERE namespace = ? AND name = ?`,
+    [namespace, name],
+  );
+  const [row] = rows;
+  if (row === undefined) return undefined;
+  return rows.some((r) => r.name === null) ? "off" : podOf(row);
 }
 
 /** These profiles, as far as they are known. */

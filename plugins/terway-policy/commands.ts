@@ -2,14 +2,15 @@
 
 import { getAttachment } from "../../ipam/store/attachments.ts";
 import { withBallast } from "../../ipam/store/ballast.ts";
-import { getFact } from "../../ipam/store/facts.ts";
 import type { AttachmentKey } from "../../ipam/store/key.ts";
 import { type Store, storeNow } from "../../ipam/store/open.ts";
 import {
   dropPolicyAddresses,
   getPodPolicy,
+  getPolicyRevision,
   getPolicySets,
   getProfiles,
+  isPolicyOff,
   planPolicyGc,
   policyAddressesOf,
   putPolicyAddress,
@@ -139,6 +140,7 @@ function add(w: Work): Result {
   try {
     let policy = claim(w, pod, addresses);
     if (policy === undefined && w.config.unknown === "wait") policy = waitForPolicy(w, pod);
+    if (policy === "off") return result;
     const nft = openTables(w.host.sys);
     let first: PodPolicy | undefined | "again" = policy;
     const done = inKernel(`policy of ${pod.namespace}/${pod.name}`, () =>
@@ -147,11 +149,12 @@ function add(w: Work): Result {
         () => {
           const now = first === "again" ? getPodPolicy(w.store.db, pod.namespace, pod.name) : first;
           first = "again";
-          return planOf(w, addresses, now);
+          return now === "off" ? undefined : planOf(w, addresses, now);
         },
         optionsOf(w.config),
       ),
     );
+    if (done.plan === undefined) return result;
     const inside = uplinkOf(w, result);
     if (inside) enforceInside(w, inside, policy, pod);
     const judged = done.plan.verdicts.some((v) => v.element.includes(" : goto "));
@@ -198,7 +201,7 @@ function enforceInside(w: Work, link: PodLink, policy: PodPolicy | undefined, po
  * Says in the store that the addresses are this pod's, and then reads its policy: whoever changes the policy afterwards
  * finds the addresses.
  */
-function claim(w: Work, pod: Pod, addresses: readonly string[]): PodPolicy | undefined {
+function claim(w: Work, pod: Pod, addresses: readonly string[]): PodPolicy | "off" | undefined {
   const sinceMs = storeNow(w.host.sys);
   const posture = postureOf(w.config);
   return inTransaction(w.store.db, () => {
@@ -207,7 +210,7 @@ function claim(w: Work, pod: Pod, addresses: readonly string[]): PodPolicy | und
   });
 }
 
-function waitForPolicy(w: Work, pod: Pod): PodPolicy {
+function waitForPolicy(w: Work, pod: Pod): PodPolicy | "off" {
   const deadline = storeNow(w.host.sys) + w.config.waitMs;
   for (;;) {
     const policy = getPodPolicy(w.store.db, pod.namespace, pod.name);
@@ -315,17 +318,22 @@ function check(w: Work): void {
   const problems = addresses
     .filter((a) => !mine.includes(a))
     .map((a) => `the store does not have ${a} for container ${w.key.containerId}`);
-  const plan = planOf(w, addresses, getPodPolicy(w.store.db, pod.namespace, pod.name));
-  const nft = openTables(w.host.sys);
-  problems.push(...inKernel("CHECK", () => podProblems(nft, plan, optionsOf(w.config))));
-  const link = uplinkOf(w, w.call.prevResult ?? {});
-  if (link) problems.push(...insideProblems(w, link, getPodPolicy(w.store.db, pod.namespace, pod.name)));
+  const policy = getPodPolicy(w.store.db, pod.namespace, pod.name);
+  if (policy !== "off") problems.push(...kernelProblems(w, addresses, policy));
   if (problems.length > 0)
     throw new CniFailure(
       CODE.changed,
       `the policy of pod ${pod.namespace}/${pod.name} is not in force: ${problems.join("; ")}`,
       "the agent mends it; without one run `terway-cli policy sync DIR`, or create the pod again",
     );
+}
+
+function kernelProblems(w: Work, addresses: readonly string[], policy: PodPolicy | undefined): string[] {
+  const nft = openTables(w.host.sys);
+  const plan = planOf(w, addresses, policy);
+  const problems = inKernel("CHECK", () => podProblems(nft, plan, optionsOf(w.config)));
+  const link = uplinkOf(w, w.call.prevResult ?? {});
+  return link ? [...problems, ...insideProblems(w, link, policy)] : problems;
 }
 
 function insideProblems(w: Work, link: PodLink, policy: PodPolicy | undefined): string[] {
@@ -342,7 +350,8 @@ function insideProblems(w: Work, link: PodLink, policy: PodPolicy | undefined): 
 function status(w: Work): void {
   const nft = openTables(w.host.sys);
   inKernel("STATUS", () => nft.generation());
-  if (w.config.unknown === "wait" && getFact(w.store.db, "policy_revision") === undefined)
+  const { db } = w.store;
+  if (w.config.unknown === "wait" && getPolicyRevision(db) === undefined && !isPolicyOff(db))
     throw new CniFailure(
       CODE.notAvailable,
       "no NetworkPolicy was compiled into the store yet, and pods wait for theirs (default: wait)",

@@ -34,19 +34,20 @@ const TRIES = 32;
 /**
  * Returns when the verdicts are in force.
  *
- * @param plan Made anew for each try: what is compiled may change meanwhile.
- * @returns The plan that is in force, and what of the table had to be made for it, one line each.
+ * @param plan Made anew for each try: what is compiled may change meanwhile. undefined: nothing is wanted any more.
+ * @returns The plan that is in force, if any, and what of the table had to be made for it, one line each.
  * @throws {NetlinkError}
  */
 export function putPod(
   nft: Nft,
-  plan: () => PodPlan,
+  plan: () => PodPlan | undefined,
   options: RenderOptions,
-): { readonly plan: PodPlan; readonly made: readonly string[] } {
+): { readonly plan: PodPlan | undefined; readonly made: readonly string[] } {
   const made: string[] = [];
   let wanted = plan();
   let last: NetlinkError | undefined;
   for (let i = 0; i < TRIES; i++) {
+    if (wanted === undefined) return { plan: undefined, made };
     try {
       nft.commit(i === 0 ? adding(wanted.verdicts) : replacing(nft, wanted.verdicts));
       return { plan: wanted, made };
@@ -57,7 +58,7 @@ export function putPod(
     wanted = plan();
     // ENOENT: a chain, a map or the table is missing. Otherwise an element with another verdict is in the way, or
     // somebody else was at work.
-    if (last.errno === "ENOENT") made.push(...makeMissing(nft, wanted, options));
+    if (last.errno === "ENOENT") made.push(...(wanted === undefined ? [] : makeMissing(nft, wanted, options)));
     else if (!["EEXIST", "EBUSY", "ERESTART"].includes(last.errno)) throw kernelLacks(last);
   }
   throw last;

@@ -268,29 +268,31 @@ describe("the agent with a folder of policies", () => {
 
 describe("an agent with disable_network_policy", inMode("eni-exclusive"), () => {
   it(
-    "takes out of the kernel what the agent before it enforced, on the node and in pods' own namespaces",
+    "takes out of the kernel what the agent before it enforced, on the node and in pods' own namespaces, until it ends",
     async () => {
       const world = await createWorld({
         prefix: `${prefix}o`,
         nodes: 1,
         mode: "eni-exclusive",
         instanceType: "ecs.g7.xlarge",
-        poolMin: 1,
-        poolMax: 1,
+        poolMin: 2,
+        poolMax: 2,
         chained: ["terway-policy"],
         manifests: true,
       });
       try {
         const [at] = world.nodes as [WorldNode];
-        const pod = at.newPod();
-        await eventually("an ENI", patient(30_000), async () =>
-          at.runtime.add(pod).then(
-            () => true,
-            () => false,
-          ),
-        );
+        const [pod, later] = [at.newPod(), at.newPod()];
+        const add = (which: typeof pod) =>
+          eventually("an ENI", patient(30_000), async () =>
+            at.runtime.add(which).then(
+              () => true,
+              () => false,
+            ),
+          );
+        await add(pod);
         const tables = () =>
-          [at.netns, pod.netns].map((netns) => {
+          [at.netns, pod.netns, later.netns].map((netns) => {
             const own = inNetns(netns, () => openNft(nodeSys));
             try {
               return readTableAtOnce(own) !== undefined;
@@ -298,7 +300,7 @@ describe("an agent with disable_network_policy", inMode("eni-exclusive"), () => 
               own.close();
             }
           });
-        expect(tables()).toEqual([true, true]);
+        expect(tables()).toEqual([true, true, false]);
         await at.stopAgent();
         const path = join(at.dir, "eni_conf");
         const conf = JSON.parse(readFileSync(path, "utf8")) as object;
@@ -316,7 +318,14 @@ describe("an agent with disable_network_policy", inMode("eni-exclusive"), () => 
         await eventually("it starts", patient(10_000), () =>
           readFileSync(at.agentLog, "utf8").includes('"NetworkPolicy is switched off"'),
         );
-        await at.runtime.del(pod);
+        await add(later);
+        expect(tables()).toEqual([false, false, false]);
+        // Switched on again, for both.
+        await at.stopAgent();
+        writeFileSync(path, JSON.stringify(conf));
+        at.startAgent();
+        await eventually("the tables are back", patient(10_000), () => !tables().includes(false));
+        for (const each of [pod, later]) await at.runtime.del(each);
       } finally {
         await world.close();
       }

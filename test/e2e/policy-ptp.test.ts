@@ -3,8 +3,9 @@ import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
+import { createEnforcer } from "../../ipam/policy/enforcer.ts";
 import { openStore } from "../../ipam/store/open.ts";
-import { listPolicyAddresses, putCompiled } from "../../ipam/store/policy.ts";
+import { listPolicyAddresses, putCompiled, setPolicyOff } from "../../ipam/store/policy.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { getConnections, parseConnection } from "../../shared/netlink/conntrack-entries.ts";
 import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
@@ -199,6 +200,27 @@ describe("terway-policy after ptp and terway-ipam", () => {
     expect(await (reached ? a.process.reaches : a.process.probe)("tcp", b.ip4, 80)).toBe(reached);
     expect(await ping(node.path, a.ip4)).toBe(true);
   });
+
+  it.each(["allow", "deny", "wait"])(
+    "leaves pods alone while policy is switched off, with default %s",
+    async (posture) => {
+      sync(compiled([{ namespace: "d", name: "web", ingress: "friends-only" }]));
+      const store = openOurStore();
+      setPolicyOff(store.db, true);
+      const by = runtimeWith({ default: posture });
+      await policyOnly({ store: storePath, default: posture }).status();
+      const [client, web] = [await attach("client", by), await attach("web", by)];
+      expect(await client.process.reaches("tcp", web.ip4, 80)).toBe(true);
+      expect(readTableAtOnce(nft)).toBeUndefined();
+      await by.check(web.pod);
+      // Whose the addresses are is known all the same, for when it is switched on again.
+      setPolicyOff(store.db, false);
+      createEnforcer(store, nft).mend();
+      expect(await client.process.probe("tcp", web.ip4, 80)).toBe(false);
+      await by.check(web.pod);
+      store.db.close();
+    },
+  );
 
   it("waits for a policy, takes it when it comes, and fails with code 11 when it does not", async () => {
     sync(compiled([]));

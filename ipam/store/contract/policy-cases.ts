@@ -12,6 +12,7 @@ import {
   policyAddressesOf,
   putCompiled,
   putPolicyAddress,
+  setPolicyOff,
 } from "../policy.ts";
 import { inTransaction } from "../transaction.ts";
 import { type ContractCase, equal, makeKey, NOW, reopen } from "./kit.ts";
@@ -57,6 +58,14 @@ export const POLICY_CASES: readonly ContractCase[] = [
       equal(getCompiled(store.db), compiled);
       equal(getPodPolicy(store.db, "d", "web"), { namespace: "d", name: "web", ingress: "p" });
       equal(getPodPolicy(store.db, "d", "open"), { namespace: "d", name: "open" });
+      equal(getPodPolicy(store.db, "d", "unknown"), undefined);
+      setPolicyOff(store.db, true);
+      equal(
+        ["web", "unknown"].map((name) => getPodPolicy(store.db, "d", name)),
+        ["off", "off"],
+      );
+      setPolicyOff(store.db, false);
+      equal(getPodPolicy(store.db, "d", "web"), { namespace: "d", name: "web", ingress: "p" });
       equal(getPodPolicy(store.db, "d", "unknown"), undefined);
       equal(getProfiles(store.db, ["p", "gone"]), compiled.profiles);
       equal(getPolicySets(store.db, ["a"]), { sets: [compiled.sets[0]], endpointSets: compiled.endpointSets });

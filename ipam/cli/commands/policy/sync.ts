@@ -7,7 +7,7 @@ import { describeUnknown, restoreOwners } from "../../../policy/lost-owners.ts";
 import { describeFileFinding } from "../../../policy/source-dir.ts";
 import { getFacts } from "../../../store/facts.ts";
 import { openStore, type Store } from "../../../store/open.ts";
-import { getPolicyRevision } from "../../../store/policy.ts";
+import { getPolicyRevision, setPolicyOff } from "../../../store/policy.ts";
 import { BaseCommand } from "../../base-command.ts";
 import { type ReadFolder, readFolder } from "../../policy-view.ts";
 
@@ -83,6 +83,7 @@ export default class PolicySync extends BaseCommand {
       revision: getPolicyRevision(store.db) ?? 0,
       ...(nodeName === undefined ? {} : { nodeName }),
     });
+    setPolicyOff(store.db, false);
     const nft = flags["no-kernel"] ? undefined : openNft(nodeSys);
     try {
       const { unknown } = nft ? restoreOwners(store, nft) : { unknown: [] };
