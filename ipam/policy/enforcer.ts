@@ -7,6 +7,7 @@ import { formatIp, tryParseIp } from "../../shared/net/ip.ts";
 import type { NftSocket } from "../../shared/netlink/nft/socket.ts";
 import type { CompiledPolicy } from "../../shared/policy/compiled.ts";
 import { cutDenied } from "../../shared/policy/cut.ts";
+import { isLinkText } from "../../shared/policy/names.ts";
 import type { LocalPod } from "../../shared/policy/pod-verdicts.ts";
 import { type Programmed, programPolicy } from "../../shared/policy/program.ts";
 import { listAddresses } from "../store/addresses.ts";
@@ -28,7 +29,12 @@ export function attachedPods(store: Store): AttachedPod[] {
     pods.set(key, pod);
     for (const address of addresses) if (!pod.addresses.includes(address)) pod.addresses.push(address);
   };
-  for (const { namespace, name, addresses } of listLocalPods(db)) add(namespace, name, addresses);
+  for (const { namespace, name, addresses } of listLocalPods(db))
+    add(
+      namespace,
+      name,
+      addresses.filter((text) => !isLinkText(text)),
+    );
   const ofAttachment = new Map<string, string[]>();
   for (const { network, containerId, ifname, address } of listAddresses(db)) {
     if (containerId === undefined) continue;

@@ -49,7 +49,11 @@ const POLICY: CompiledPolicy = {
 };
 
 /** As libcni writes it. */
-function remember(containerId: string, addresses: readonly string[], more: object = {}): void {
+function remember(
+  containerId: string,
+  addresses: readonly string[],
+  { interfaces, ...more }: { readonly interfaces?: readonly object[]; readonly netns?: string } = {},
+): void {
   const conf = {
     cniVersion: "1.0.0",
     name: "net",
@@ -67,7 +71,7 @@ function remember(containerId: string, addresses: readonly string[], more: objec
       ["K8S_POD_NAMESPACE", "shop"],
       ["K8S_POD_NAME", "web"],
     ],
-    result: { cniVersion: "1.0.0", ips: addresses.map((address) => ({ address: `${address}/32` })) },
+    result: { cniVersion: "1.0.0", ips: addresses.map((address) => ({ address: `${address}/32` })), interfaces },
     ...more,
   };
   writeFileSync(join(cache, `net-${containerId}-eth0`), JSON.stringify(info));
@@ -90,6 +94,7 @@ describe("a store that is lost", () => {
       );
     put("c1", "10.9.0.1", "web");
     put("c1", "2001:db8::1", "web");
+    put("c1", "%veth1", "web");
     put("c2", "10.9.0.2", "other");
     createEnforcer(store, nft).bring(POLICY);
     const verdicts = () => readTable(nft)?.sets.get("to4")?.elements;
@@ -97,15 +102,17 @@ describe("a store that is lost", () => {
     expect(verdicts()).toEqual(before);
     expect(restoreOwners(store, nft, cache)).toEqual({ restored: [], unknown: [] });
 
-    remember("c1", ["10.9.0.1", "2001:db8::1"]);
+    const interfaces = [{ name: "veth1" }, { name: "eth0", sandbox: node.path }];
+    remember("c1", ["10.9.0.1", "2001:db8::1"], { interfaces });
     remember("old", ["10.9.0.2"], { netns: "/run/netns/gone" });
     writeFileSync(join(cache, "net-broken-eth0"), "{");
     const fresh = newStore();
     const lost = restoreOwners(fresh, nft, cache);
-    expect([[...lost.restored].sort(), lost.unknown]).toEqual([["10.9.0.1", "2001:db8::1"], ["10.9.0.2"]]);
+    expect([[...lost.restored].sort(), lost.unknown]).toEqual([["%veth1", "10.9.0.1", "2001:db8::1"], ["10.9.0.2"]]);
     createEnforcer(fresh, nft).bring(POLICY);
     expect(verdicts()).toEqual(["10.9.0.1 : goto in-shut"]);
     expect(listPolicyAddresses(fresh.db).map(({ name, posture }) => [name, posture])).toEqual([
+      ["web", "deny"],
       ["web", "deny"],
       ["web", "deny"],
     ]);

@@ -4,10 +4,13 @@
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
+import type { Result } from "../../shared/cni/result.ts";
 import { formatIp, tryParseIp } from "../../shared/net/ip.ts";
 import type { NftSocket } from "../../shared/netlink/nft/socket.ts";
 import { NetlinkError } from "../../shared/netlink/socket.ts";
-import { selfSet } from "../../shared/policy/names.ts";
+import type { SetKind } from "../../shared/policy/content.ts";
+import { LINK_MAP, selfSet } from "../../shared/policy/names.ts";
+import { nodeLinks } from "../../shared/policy/pod-links.ts";
 import { readSet } from "../../shared/policy/read.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { type Store, storeNow } from "../store/open.ts";
@@ -40,16 +43,19 @@ export function restoreOwners(store: Store, nft: Pick<NftSocket, "dump">, folder
   return { restored: found.map(({ address }) => address), unknown: lost.filter((address) => !owners.has(address)) };
 }
 
-/** Every pod's addresses are in these sets, whatever its policy. */
+/** Every pod's addresses are in these sets, whatever its policy, and its links in the map. */
 function judged(nft: Pick<NftSocket, "dump">): string[] {
-  return ([4, 6] as const).flatMap((family) => {
-    try {
-      return readSet(nft, selfSet(family), "pairs");
-    } catch (error) {
-      if (error instanceof NetlinkError && error.errno === "ENOENT") return [];
-      throw error;
-    }
-  });
+  const links = read(nft, LINK_MAP, "links").map((element) => element.slice(0, element.indexOf(" ")));
+  return [...([4, 6] as const).flatMap((family) => read(nft, selfSet(family), "pairs")), ...links];
+}
+
+function read(nft: Pick<NftSocket, "dump">, name: string, kind: SetKind): string[] {
+  try {
+    return readSet(nft, name, kind);
+  } catch (error) {
+    if (error instanceof NetlinkError && error.errno === "ENOENT") return [];
+    throw error;
+  }
 }
 
 interface CachedInfo {
@@ -61,7 +67,7 @@ interface CachedInfo {
   /** The network configuration, base64. */
   readonly config?: string;
   readonly cniArgs?: readonly (readonly [string, string])[];
-  readonly result?: { readonly ips?: readonly { readonly address?: string }[] };
+  readonly result?: Pick<Result, "interfaces"> & { readonly ips?: readonly { readonly address?: string }[] };
 }
 
 function readOwners(folder: string): Map<string, PolicyAddress> {
@@ -89,18 +95,18 @@ function ownedBy(info: CachedInfo): PolicyAddress[] {
   if (entry === undefined) return [];
   const args = new Map(cniArgs);
   const [namespace, name] = [args.get("K8S_POD_NAMESPACE"), args.get("K8S_POD_NAME")];
-  return (result?.ips ?? []).flatMap(({ address = "" }) => {
+  const addresses = (result?.ips ?? []).flatMap(({ address = "" }) => {
     const ip = tryParseIp(address.split("/")[0] ?? "");
-    if (ip === undefined) return [];
-    return {
-      address: formatIp(ip),
-      network: networkName,
-      containerId,
-      ifname: ifName,
-      // As terway-policy names a container that is no pod.
-      ...(namespace === undefined || name === undefined ? { namespace: "", name: containerId } : { namespace, name }),
-      posture: (entry.default ?? "allow") === "allow" ? "allow" : "deny",
-      sinceMs: storeNow(nodeSys),
-    };
+    return ip === undefined ? [] : [formatIp(ip)];
   });
+  return [...addresses, ...nodeLinks(result)].map((address) => ({
+    address,
+    network: networkName,
+    containerId,
+    ifname: ifName,
+    // As terway-policy names a container that is no pod.
+    ...(namespace === undefined || name === undefined ? { namespace: "", name: containerId } : { namespace, name }),
+    posture: (entry.default ?? "allow") === "allow" ? "allow" : "deny",
+    sinceMs: storeNow(nodeSys),
+  }));
 }

@@ -185,6 +185,7 @@ export function getPolicySets(
 // ---- whose addresses ----
 
 export interface PolicyAddress extends AttachmentKey {
+  /** Canonical text; or the node's end of a link of the pod, as `linkText` writes it. */
   readonly address: string;
   readonly namespace: string;
   readonly name: string;

@@ -26,6 +26,7 @@ import type { PodPolicy } from "../../shared/policy/compiled.ts";
 import type { TableContent } from "../../shared/policy/content.ts";
 import { difference } from "../../shared/policy/difference.ts";
 import { insideContent } from "../../shared/policy/inside.ts";
+import { nodeLinks } from "../../shared/policy/pod-links.ts";
 import { type PodPlan, podProblems, putPod } from "../../shared/policy/pod-program.ts";
 import { type Posture, verdictsOf } from "../../shared/policy/pod-verdicts.ts";
 import { programContent } from "../../shared/policy/program.ts";
@@ -137,8 +138,9 @@ function add(w: Work): Result {
   const result = w.call.prevResult ?? {};
   if (addresses.length === 0) return result; // nothing that a policy could speak of
   const pod = identityOf(w.call);
+  const claimed = [...addresses, ...nodeLinks(result)];
   try {
-    let policy = claim(w, pod, addresses);
+    let policy = claim(w, pod, claimed);
     if (policy === undefined && w.config.unknown === "wait") policy = waitForPolicy(w, pod);
     if (policy === "off") return result;
     const nft = openTables(w.host.sys);
@@ -149,7 +151,7 @@ function add(w: Work): Result {
         () => {
           const now = first === "again" ? getPodPolicy(w.store.db, pod.namespace, pod.name) : first;
           first = "again";
-          return now === "off" ? undefined : planOf(w, addresses, now);
+          return now === "off" ? undefined : planOf(w, claimed, now);
         },
         optionsOf(w.config),
       ),
@@ -269,7 +271,7 @@ function remove(host: PluginHost, store: Store, call: CniCall): void {
   const addresses = policyAddressesOf(store.db, key);
   if (addresses.length === 0) {
     // Nonsense in what the runtime remembers keeps no pod from being deleted.
-    removeStrays(host, store, addressesIn(call.prevResult));
+    removeStrays(host, store, [...addressesIn(call.prevResult), ...nodeLinks(call.prevResult)]);
     return;
   }
   // Outside of the transaction, which nobody need wait for: the IPAM plugin holds the addresses until its own DEL.
@@ -319,7 +321,7 @@ function check(w: Work): void {
     .filter((a) => !mine.includes(a))
     .map((a) => `the store does not have ${a} for container ${w.key.containerId}`);
   const policy = getPodPolicy(w.store.db, pod.namespace, pod.name);
-  if (policy !== "off") problems.push(...kernelProblems(w, addresses, policy));
+  if (policy !== "off") problems.push(...kernelProblems(w, [...new Set([...addresses, ...mine])], policy));
   if (problems.length > 0)
     throw new CniFailure(
       CODE.changed,

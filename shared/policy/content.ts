@@ -9,7 +9,7 @@ import { concatKey, type KeyType, type NftSet, type SetElement } from "../netlin
 import type { Hook } from "../netlink/nft/table.ts";
 import { readVerdict } from "../netlink/nft/verdict.ts";
 import type { Protocol } from "./compiled.ts";
-import { POLICY_TABLE } from "./names.ts";
+import { isLinkText, POLICY_TABLE } from "./names.ts";
 
 /**
  * - addresses: `10.0.0.1/32`. A hash: for sets of single addresses, any number of them.
@@ -18,12 +18,18 @@ import { POLICY_TABLE } from "./names.ts";
  * - ports: `tcp 80-90`. Neither family.
  * - verdicts: `10.0.0.1 : goto in-1234`
  * - pairs: `10.0.0.1`, for that address with itself
+ * - links: `%veth0 : goto out-1234`. By name of the link; neither family.
  */
-export type SetKind = "addresses" | "networks" | "endpoints" | "ports" | "verdicts" | "pairs";
+export type SetKind = "addresses" | "networks" | "endpoints" | "ports" | "verdicts" | "pairs" | "links";
+
+/** Sets of these kinds lead packets to chains or past them. */
+export function leads({ kind }: Pick<SetContent, "kind">): boolean {
+  return kind === "verdicts" || kind === "pairs" || kind === "links";
+}
 
 export interface SetContent {
   readonly kind: SetKind;
-  /** Absent for ports. */
+  /** Absent for ports and links. */
   readonly family?: 4 | 6;
   readonly elements: readonly string[];
 }
@@ -80,6 +86,8 @@ export function setForm(name: string, content: Pick<SetContent, "kind" | "family
       return { ...ref, key: [address], verdicts: true };
     case "pairs":
       return { ...ref, key: [address, address] };
+    case "links":
+      return { ...ref, key: ["ifname"], verdicts: true };
     default:
       return content.kind satisfies never;
   }
@@ -105,10 +113,20 @@ export function encodeElement(kind: SetKind, text: string): SetElement[] {
     }
     case "verdicts":
     case "pairs":
+    case "links":
       return [podElement(text)];
     default:
       return kind satisfies never;
   }
+}
+
+const IFNAME_BYTES = 16;
+
+/** As the kernel compares a link's name: padded with zeros. */
+export function ifnameBytes(name: string): Uint8Array {
+  const bytes = new Uint8Array(IFNAME_BYTES);
+  for (let i = 0; i < name.length; i++) bytes[i] = name.charCodeAt(i);
+  return bytes;
 }
 
 /** An element of a map of verdicts, or of the set of pairs. */
@@ -118,7 +136,8 @@ export function podElement(text: string): SetElement {
     const { bytes } = parseIp(text);
     return { key: concatKey(bytes, bytes) };
   }
-  return { key: parseIp(text.slice(0, at)).bytes, verdict: readVerdict(text.slice(at + 3)) };
+  const [of, verdict] = [text.slice(0, at), readVerdict(text.slice(at + 3))];
+  return { key: isLinkText(of) ? ifnameBytes(of.slice(1)) : parseIp(of).bytes, verdict };
 }
 
 /** From `ADDRESS/LENGTH` or `FIRST-LAST`. A range that reaches the end of the address space has no end element. */

@@ -4,11 +4,12 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
 import { runTool } from "../../test/cloud/netns.ts";
 import { ping } from "../../test/lab/traffic.ts";
 import { createVethNode, type VethNode, type VethPod } from "../../test/lab/veth-node.ts";
-import { inNetns } from "../../test/runtime/exec.ts";
+import { exec, inNetns } from "../../test/runtime/exec.ts";
 import { encodeBatch, type NftSocket, openNft } from "../netlink/nft/socket.ts";
 import { nodeSys } from "../sys/node.ts";
 import type { CompiledPolicy, PolicyRule, Profile } from "./compiled.ts";
 import { cutDenied } from "./cut.ts";
+import { linkText } from "./names.ts";
 import { putPod, removePod } from "./pod-program.ts";
 import { type LocalPod, verdictsOf } from "./pod-verdicts.ts";
 import { type Programmed, policyProblems, programPolicy, readCounters, removePolicy, repairPolicy } from "./program.ts";
@@ -60,7 +61,9 @@ function compile(parts: {
 }
 /** The pods of this node; `out` plays a remote one. */
 const locals = (): LocalPod[] =>
-  node.pods.filter((p) => p.name !== "out").map((p) => ({ namespace: "t", name: p.name, addresses: [p.ip4, p.ip6] }));
+  node.pods.flatMap((p, i) =>
+    p.name === "out" ? [] : [{ namespace: "t", name: p.name, addresses: [p.ip4, p.ip6, linkText(`h${i}`)] }],
+  );
 const both = (...names: string[]) => names.flatMap((n) => [`${node.pod(n).ip4}/32`, `${node.pod(n).ip6}/128`]).sort();
 const put = (compiled: CompiledPolicy) => programPolicy(nft, () => ({ compiled, pods: locals() }));
 
@@ -85,6 +88,12 @@ async function reach(from: string, to: string | VethPod, ports: readonly number[
   const sixes = ok.filter((n) => n.endsWith("-6")).map((n) => n.slice(0, -2));
   expect(sixes).toEqual(fours);
   return fours.join(" ");
+}
+/** From that source address. */
+async function pingFrom(pod: VethPod, source: string, to: string, waitSeconds: number): Promise<boolean> {
+  const args = ["-c1", `-W${waitSeconds}`, "-I", source, to];
+  const environment = { path: "/usr/bin/ping", args, env: { PATH: "/usr/bin:/bin" }, stdin: "", netns: pod.ns.path };
+  return (await exec(environment)).status === 0;
 }
 const ALL = "tcp80 udp80 icmp";
 
@@ -119,6 +128,48 @@ describe("a profile", () => {
     expect(await ping(node.ns.path, node.pod("b").ip4)).toBe(true);
     expect(await ping(node.ns.path, node.pod("b").ip6)).toBe(true);
     expect(await ping(node.pod("a").ns.path, node.ip6)).toBe(true);
+  });
+
+  it("holds for whatever source address a pod uses: link-local ones, and such as are not its own", async () => {
+    const onNode = (...args: string[]) => runTool("ip", ["-n", node.ns.name, ...args]);
+    const [open, shut] = [node.pod("a"), node.pod("b")];
+    const ends = [open, shut].map((pod) => {
+      const host = `h${node.pods.indexOf(pod)}`;
+      const inPod = (...args: string[]) => runTool("ip", ["-n", pod.ns.name, ...args]);
+      const strange = `fd88::99${node.pods.indexOf(pod)}`;
+      inPod("addr", "replace", "fe80::a/64", "dev", "eth0", "nodad");
+      onNode("route", "replace", `${strange}/128`, "dev", host);
+      const use = () => inPod("addr", "replace", `${strange}/128`, "dev", "eth0", "nodad");
+      const unuse = () => inPod("addr", "del", `${strange}/128`, "dev", "eth0");
+      const forget = () => {
+        inPod("neigh", "flush", "all");
+        onNode("neigh", "flush", "all");
+      };
+      return { pod, host, strange, use, unuse, forget };
+    });
+    put(
+      compile({
+        profiles: [profile("none-out", "egress", { policies: [] })],
+        pods: { a: {}, b: { egress: "none-out" }, c: {} },
+      }),
+    );
+    for (const { pod, host, strange, use, unuse, forget } of ends) {
+      const allowed = pod === open;
+      use();
+      forget();
+      expect([
+        pod.name,
+        await ping(pod.ns.path, "fe80::1%eth0", allowed ? 2 : 0.3),
+        await pingFrom(pod, "fe80::a%eth0", node.ip6, allowed ? 2 : 0.3),
+        await pingFrom(pod, strange, node.ip6, allowed ? 2 : 0.3),
+        await pingFrom(pod, strange, node.pod("c").ip6, allowed ? 2 : 0.3),
+      ]).toEqual([pod.name, allowed, allowed, allowed, allowed]);
+      // The node reaches its pods, and what links need passes: both sides find each other anew.
+      forget();
+      expect(await ping(node.ns.path, `fe80::a%${host}`)).toBe(true);
+      expect(await ping(node.ns.path, pod.ip6)).toBe(true);
+      unuse();
+    }
   });
 
   it("lets in by peers, by ports, and by both", async () => {

@@ -10,7 +10,15 @@ import { delRules, newRule } from "../netlink/nft/rule.ts";
 import { addElements, delElements, delSet, newSet, type SetElement } from "../netlink/nft/set.ts";
 import { delChain, delTable, newChain, newTable } from "../netlink/nft/table.ts";
 import type { Request } from "../netlink/request.ts";
-import { type ChainContent, encodeElement, ruleKey, type SetContent, setForm, type TableContent } from "./content.ts";
+import {
+  type ChainContent,
+  encodeElement,
+  leads,
+  ruleKey,
+  type SetContent,
+  setForm,
+  type TableContent,
+} from "./content.ts";
 import { POLICY_TABLE } from "./names.ts";
 
 export interface Difference {
@@ -58,9 +66,7 @@ function addMissing(
   for (const [i, [name, content]] of sets.entries()) {
     prepare.push(newSet(setForm(name, content), i + 1));
     // The maps lead packets to the chains: those come last.
-    (content.kind === "verdicts" || content.kind === "pairs" ? change : prepare).push(
-      ...adding(name, content, content.elements),
-    );
+    (leads(content) ? change : prepare).push(...adding(name, content, content.elements));
   }
   for (const [name, { hook, rules }] of chains) {
     // A chain with a hook works as soon as it is there.
@@ -71,7 +77,7 @@ function addMissing(
   if (!known) return;
   words.push(
     ...chains.map(([name]) => `chain ${name} is missing`),
-    ...sets.map(([name, { kind }]) => `${kind === "verdicts" ? "map" : "set"} ${name} is missing`),
+    ...sets.map(([name, { kind }]) => `${kind === "verdicts" || kind === "links" ? "map" : "set"} ${name} is missing`),
   );
 }
 

@@ -10,7 +10,7 @@ import {
   NFT_REG32_00,
 } from "../netlink/uapi/nf-tables.ts";
 import type { PortRange } from "./compiled.ts";
-import { portBytes, protocolNumber } from "./content.ts";
+import { ifnameBytes, portBytes, protocolNumber } from "./content.ts";
 import { CUT_MARK } from "./names.ts";
 
 export type Side = "saddr" | "daddr";
@@ -18,7 +18,6 @@ export type Side = "saddr" | "daddr";
 const OFFSETS = { 4: { saddr: 12, daddr: 16, length: 4 }, 6: { saddr: 8, daddr: 24, length: 16 } } as const;
 const IPPROTO_ICMP = 1;
 const IPPROTO_ICMPV6 = 58;
-const IFNAME_BYTES = 16;
 
 export const COUNTER: Expression = { kind: "counter", packets: 0, bytes: 0 };
 
@@ -56,6 +55,14 @@ export function pairIn(family: 4 | 6, set: string): Expression[] {
 /** ip saddr vmap @MAP */
 export function addressMap(family: 4 | 6, side: Side, set: string): Expression[] {
   return [...address(family, side), { kind: "lookup", reg: NFT_REG_1, set, map: true }];
+}
+
+/** iifname vmap @MAP */
+export function linkMap(set: string): Expression[] {
+  return [
+    { kind: "meta", reg: NFT_REG_1, key: "iifname" },
+    { kind: "lookup", reg: NFT_REG_1, set, map: true },
+  ];
 }
 
 /** The n-th register of 4 bytes, by the number that the kernel says it in. */
@@ -146,10 +153,8 @@ export function icmpv6Type(first: number, last = first): Expression[] {
 
 /** iifname "NAME" or oifname "NAME" */
 export function interfaceIs(key: "iifname" | "oifname", name: string): Expression[] {
-  const value = new Uint8Array(IFNAME_BYTES);
-  for (let i = 0; i < name.length; i++) value[i] = name.charCodeAt(i);
   return [
     { kind: "meta", reg: NFT_REG_1, key },
-    { kind: "cmp", reg: NFT_REG_1, op: "eq", value },
+    { kind: "cmp", reg: NFT_REG_1, op: "eq", value: ifnameBytes(name) },
   ];
 }

@@ -47,6 +47,23 @@ export function podMap(direction: Direction, family: 4 | 6): string {
   return `${direction === "ingress" ? "to" : "from"}${family}`;
 }
 
+/**
+ * Verdict map: the node's end of a pod's link to its egress profile. What a pod sends from an address that is not its own,
+ * a link-local one or one that it made up, is the pod's all the same.
+ */
+export const LINK_MAP = "from-link";
+
+const LINK_SIGN = "%";
+
+/** That link in the words of addresses, as a zone is written (RFC 4007). No address has the sign. */
+export function linkText(ifname: string): string {
+  return `${LINK_SIGN}${ifname}`;
+}
+
+export function isLinkText(text: string): boolean {
+  return text.startsWith(LINK_SIGN);
+}
+
 /** Pairs of each pod's address with itself: a pod is never kept from itself, also by way of a service. */
 export function selfSet(family: 4 | 6): string {
   return `self${family}`;

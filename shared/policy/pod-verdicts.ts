@@ -1,6 +1,6 @@
 /** Which verdict each address of a pod has in the maps. Small: it is all that an ADD needs. */
 import type { PodPolicy } from "./compiled.ts";
-import { type Direction, dropChain, podMap, profileChain, selfSet } from "./names.ts";
+import { type Direction, dropChain, isLinkText, LINK_MAP, podMap, profileChain, selfSet } from "./names.ts";
 
 /** What becomes of a pod whose policy is not known yet. */
 export type Posture = "allow" | "deny";
@@ -9,7 +9,7 @@ export type Posture = "allow" | "deny";
 export interface LocalPod {
   readonly namespace: string;
   readonly name: string;
-  /** Canonical texts without prefix length, of both families. */
+  /** Canonical texts without prefix length, of both families; and the node's ends of its links, as `linkText` writes them. */
   readonly addresses: readonly string[];
   /** Holds while no compiled policy names the pod; absent: allow. */
   readonly posture?: Posture;
@@ -23,7 +23,7 @@ function verdictText(direction: Direction, policy: Pick<PodPolicy, Direction> | 
 
 /**
  * Set and element for each address and direction, `return` where nothing is judged: what is there is always known. And
- * the pair of the address with itself.
+ * the pair of the address with itself. For a link the one of egress: nobody but the node sends there by it.
  */
 export function verdictsOf(
   addresses: readonly string[],
@@ -31,6 +31,8 @@ export function verdictsOf(
   posture: Posture = "allow",
 ): { readonly map: string; readonly element: string }[] {
   return addresses.flatMap((address) => {
+    if (isLinkText(address))
+      return [{ map: LINK_MAP, element: `${address} : ${verdictText("egress", policy, posture)}` }];
     const family = address.includes(":") ? 6 : 4;
     const verdicts = (["egress", "ingress"] as const).map((direction) => ({
       map: podMap(direction, family),

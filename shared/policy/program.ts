@@ -6,7 +6,7 @@ import { NetlinkError } from "../netlink/socket.ts";
 import type { SetContent, TableContent } from "./content.ts";
 import { difference, needsRebuild, rebuild } from "./difference.ts";
 import { kernelLacks } from "./kernel-lacks.ts";
-import { dropChain, POLICY_TABLE, podMap, selfSet } from "./names.ts";
+import { dropChain, LINK_MAP, POLICY_TABLE, podMap, selfSet } from "./names.ts";
 import { hasTable, readChains, readSet, readSets, readTable, readTableAtOnce } from "./read.ts";
 import { type DesiredPolicy, renderNode } from "./render.ts";
 
@@ -124,7 +124,10 @@ function guarded<T>(work: () => T): T {
 }
 
 /** What ADD and DEL change too. */
-const POD_SETS = ([4, 6] as const).flatMap((f) => [podMap("ingress", f), podMap("egress", f), selfSet(f)]);
+const POD_SETS = [
+  LINK_MAP,
+  ...([4, 6] as const).flatMap((f) => [podMap("ingress", f), podMap("egress", f), selfSet(f)]),
+];
 
 /** undefined: the table or a map is gone. */
 function withFreshMaps(nft: Nft, known: TableContent): TableContent | undefined {

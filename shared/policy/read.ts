@@ -16,7 +16,7 @@ import {
   setForm,
   type TableContent,
 } from "./content.ts";
-import { POLICY_TABLE } from "./names.ts";
+import { linkText, POLICY_TABLE } from "./names.ts";
 
 export type Dumper = Pick<NftSocket, "dump">;
 
@@ -80,6 +80,7 @@ function kindOf(set: NftSet): Pick<SetContent, "kind" | "family"> {
   const kinds: readonly SetKind[] = ["addresses", "networks", "endpoints", "verdicts", "pairs"];
   const same = (form: NftSet) =>
     form.key.join() === set.key.join() && form.interval === set.interval && form.verdicts === set.verdicts;
+  if (same(setForm(set.name, { kind: "links" }))) return { kind: "links" };
   for (const kind of kinds)
     for (const family of [4, 6] as const) if (same(setForm(set.name, { kind, family }))) return { kind, family };
   return { kind: "ports" };
@@ -92,6 +93,8 @@ function formatElement(kind: SetKind, e: SetElement): string {
       return `${address(e.key)}/${e.key.length * 8}`;
     case "verdicts":
       return `${address(e.key)} : ${e.verdict === undefined ? "" : formatVerdict(e.verdict)}`;
+    case "links":
+      return `${linkText(readIfname(e.key))} : ${e.verdict === undefined ? "" : formatVerdict(e.verdict)}`;
     case "pairs": {
       const [from, to] = [e.key.subarray(0, e.key.length / 2), e.key.subarray(e.key.length / 2)].map(address);
       return from === to ? `${from}` : `${from} . ${to}`;
@@ -107,6 +110,11 @@ function formatElement(kind: SetKind, e: SetElement): string {
     default:
       return "";
   }
+}
+
+function readIfname(key: Uint8Array): string {
+  const end = key.indexOf(0);
+  return String.fromCharCode(...key.subarray(0, end < 0 ? key.length : end));
 }
 
 function protocolAndPort(key: Uint8Array, at: number): string {

@@ -3,7 +3,7 @@
  *
  *   forward (hook):  replies of what began allowed pass, a pod reaches itself → jump from-pod → jump to-pod → accept
  *   input (hook):    the same, from-pod only: a pod that talks to the node itself
- *   from-pod:        source address vmap → goto the profile for egress
+ *   from-pod:        source address vmap → goto the profile for egress; of other sources the link that it came in by
  *   to-pod:          destination address vmap → goto the profile for ingress
  *   profile:         accept is `return` (the other direction is still to be judged), drop is `goto drop-…`
  *
@@ -27,6 +27,7 @@ import {
   FRAGMENTATION_NEEDED,
   icmpv6Type,
   interfaceIs,
+  linkMap,
   pairIn,
   portIn,
   portRange,
@@ -37,6 +38,7 @@ import {
   CHAIN,
   type Direction,
   dropChain,
+  LINK_MAP,
   NFLOG_GROUP,
   NODES_SET,
   POLICY_PRIORITY,
@@ -239,6 +241,12 @@ export const referenced = remember((profile: Profile): readonly string[] => {
 
 const ACCEPT = verdict({ to: "accept" });
 
+/** What links of IPv6 need, whoever sends it. */
+const LINK_RULES: readonly ChainRule[] = [
+  { expressions: [...icmpv6Type(...ICMPV6_LINK_TYPES), ACCEPT] },
+  { expressions: [...icmpv6Type(ICMPV6_MLDV2_REPORT), ACCEPT] },
+];
+
 function baseChain(hook: HookName, rules: readonly ChainRule[]): ChainContent {
   const always: readonly ChainRule[] = [
     { expressions: [...CUT, COUNTER, verdict({ to: "drop" })], comment: "cut: began under a policy that was changed" },
@@ -274,7 +282,6 @@ export function renderFrame(options: RenderOptions): {
   readonly chains: [name: string, content: ChainContent][];
   readonly sets: [name: string, content: SetContent][];
 } {
-  const link: ChainRule = { expressions: [...icmpv6Type(...ICMPV6_LINK_TYPES), ACCEPT] };
   const self = FAMILIES.map((family): ChainRule => ({ expressions: [...pairIn(family, selfSet(family)), ACCEPT] }));
   return {
     sets: FAMILIES.flatMap((family): [string, SetContent][] => [
@@ -283,19 +290,22 @@ export function renderFrame(options: RenderOptions): {
         { kind: "verdicts", family, elements: [] },
       ]),
       [selfSet(family), { kind: "pairs", family, elements: [] }],
-    ]),
+    ]).concat([[LINK_MAP, { kind: "links", elements: [] }]]),
     chains: [
       ...DIRECTIONS.map((d): [string, ChainContent] => [dropChain(d), dropContent(d, options)]),
       ...DIRECTIONS.map((d): [string, ChainContent] => [
         d === "egress" ? CHAIN.fromPod : CHAIN.toPod,
         {
-          rules: FAMILIES.map((family) => ({
-            expressions: addressMap(family, d === "egress" ? "saddr" : "daddr", podMap(d, family)),
-          })),
+          rules: [
+            ...FAMILIES.map((family) => ({
+              expressions: addressMap(family, d === "egress" ? "saddr" : "daddr", podMap(d, family)),
+            })),
+            ...(d === "egress" ? [{ expressions: linkMap(LINK_MAP) }] : []),
+          ],
         },
       ]),
       [CHAIN.forward, baseChain("forward", [...self, jump(CHAIN.fromPod), jump(CHAIN.toPod)])],
-      [CHAIN.input, baseChain("input", [link, jump(CHAIN.fromPod)])],
+      [CHAIN.input, baseChain("input", [...LINK_RULES, jump(CHAIN.fromPod)])],
     ],
   };
 }
@@ -367,15 +377,11 @@ export function renderInside(inside: InsidePolicy): TableContent {
     });
   const own = (id: string | undefined, direction: Direction): ChainRule[] =>
     id === undefined ? [] : [{ expressions: [verdict({ to: "goto", chain: profileChain(direction, id) })] }];
-  const link: ChainRule[] = [
-    { expressions: [...icmpv6Type(...ICMPV6_LINK_TYPES), ACCEPT] },
-    { expressions: [...icmpv6Type(ICMPV6_MLDV2_REPORT), ACCEPT] },
-  ];
   chains.set(
     CHAIN.input,
     baseChain("input", [
       { expressions: [...interfaceIs("iifname", "lo"), ACCEPT] },
-      ...link,
+      ...LINK_RULES,
       ...excepted(NODES_SET, inside.nodes, "saddr"),
       ...own(pod.ingress, "ingress"),
     ]),
@@ -384,7 +390,7 @@ export function renderInside(inside: InsidePolicy): TableContent {
     CHAIN.output,
     baseChain("output", [
       { expressions: [...interfaceIs("oifname", "lo"), ACCEPT] },
-      ...link,
+      ...LINK_RULES,
       ...excepted(SERVICES_SET, inside.services, "daddr"),
       ...own(pod.egress, "egress"),
     ]),

@@ -7,6 +7,7 @@ import { openNft } from "../../shared/netlink/nft/socket.ts";
 import { readTable } from "../../shared/policy/read.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
+import { runTool } from "../cloud/netns.ts";
 import { type PodProcess, startPodProcess } from "../lab/pod-process.ts";
 import { ONLY_80 } from "../lab/policy-node.ts";
 import { poolView } from "../lab/store-view.ts";
@@ -75,6 +76,15 @@ describe("terway-policy after terway-eni", () => {
     store.db.close();
     await a.stopAgent("SIGKILL");
     const [web, near, far] = [await attach(a, "web"), await attach(a, "near"), await attach(b, "far")];
+    const nft = inNetns(a.netns, () => openNft(nodeSys));
+    // Both are known by their links too, and those have no link-local address on the node that pods could reach.
+    const links =
+      readTable(nft)
+        ?.sets.get("from-link")
+        ?.elements.map((e) => e.split(" ")[0]?.slice(1) ?? "") ?? [];
+    expect(links.length).toBe(2);
+    for (const link of links)
+      expect(runTool("nsenter", [`--net=${a.netns}`, "ip", "-6", "addr", "show", "dev", link])).toBe("");
     const seen = await Promise.all([
       near.process.reaches("tcp", web.ip, 80),
       far.process.reaches("tcp", web.ip, 80),
@@ -89,7 +99,6 @@ describe("terway-policy after terway-eni", () => {
     expect(seen).toEqual([true, true, false, false, false, false, true, true, true]);
     await web.by.check(web.pod);
     for (const x of [web, near, far]) await x.by.del(x.pod);
-    const nft = inNetns(a.netns, () => openNft(nodeSys));
     await until("an empty map", 5000, () => readTable(nft)?.sets.get("to4")?.elements.length === 0);
     nft.close();
   });

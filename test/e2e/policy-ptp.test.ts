@@ -10,6 +10,7 @@ import { inTransaction } from "../../ipam/store/transaction.ts";
 import { getConnections, parseConnection } from "../../shared/netlink/conntrack-entries.ts";
 import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
 import type { CompiledPolicy, PodPolicy } from "../../shared/policy/compiled.ts";
+import { leads } from "../../shared/policy/content.ts";
 import { readTableAtOnce } from "../../shared/policy/read.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createNetns, type Netns, runTool } from "../cloud/netns.ts";
@@ -111,8 +112,10 @@ async function failure(work: Promise<unknown>): Promise<CniCallError> {
 
 const mapElements = () =>
   [...(readTableAtOnce(nft)?.sets ?? [])].flatMap(([name, set]) =>
-    set.kind === "verdicts" || set.kind === "pairs" ? set.elements.map((e) => `${name} ${e}`) : [],
+    leads(set) ? set.elements.map((e) => `${name} ${e}`) : [],
   );
+/** The node's end of its veth. */
+const hostLink = ({ result }: Attached) => result.interfaces?.find((i) => (i.sandbox ?? "") === "")?.name ?? "";
 /** The removal follows DEL within a moment. */
 const untilGone = (pod: Attached) =>
   until(
@@ -175,6 +178,7 @@ describe("terway-policy after ptp and terway-ipam", () => {
         `to6 ${client.ip6} : return`,
         `self4 ${client.ip4}`,
         `self6 ${client.ip6}`,
+        `from-link %${hostLink(client)} : return`,
       ].sort(),
     );
     const log = readFileSync(join(dir, "log/terway-policy.log"), "utf8");
@@ -237,7 +241,7 @@ describe("terway-policy after ptp and terway-ipam", () => {
     await impatient.del(pod);
     ns.close();
     const store = openOurStore();
-    expect(listPolicyAddresses(store.db).map((a) => a.name)).toEqual(["late", "late"]);
+    expect(listPolicyAddresses(store.db).map((a) => a.name)).toEqual(["late", "late", "late"]);
     store.db.close();
   });
 
@@ -267,6 +271,25 @@ describe("terway-policy after ptp and terway-ipam", () => {
     const store = openOurStore();
     expect(listPolicyAddresses(store.db)).toEqual([]);
     store.db.close();
+  });
+
+  it("holds a pod to its egress policy whatever address it uses, a link-local one too", async () => {
+    sync(compiled([{ namespace: "d", name: "quiet", egress: "silent" }]));
+    const [quiet, open] = [await attach("quiet"), await attach("open")];
+    for (const pod of [quiet, open])
+      runTool("ip", ["-n", pod.ns.name, "addr", "add", "fe80::a/64", "dev", "eth0", "nodad"]);
+    const gateway = (pod: Attached) =>
+      /inet6 (fe80::[0-9a-f:]+)/.exec(
+        runTool("ip", ["-n", node.name, "-6", "addr", "show", "dev", hostLink(pod)]),
+      )?.[1];
+    expect(await ping(open.ns.path, `${gateway(open)}%eth0`)).toBe(true);
+    expect(await ping(quiet.ns.path, `${gateway(quiet)}%eth0`, 0.5)).toBe(false);
+    expect(await ping(node.path, `fe80::a%${hostLink(quiet)}`)).toBe(true);
+    expect(await ping(node.path, quiet.ip6)).toBe(true);
+    await runtime.check(quiet.pod);
+    expect(mapElements()).toContain(`from-link %${hostLink(quiet)} : goto out-silent`);
+    await runtime.del(quiet.pod);
+    expect(mapElements().filter((e) => e.includes(`%${hostLink(quiet)} `))).toEqual([]);
   });
 
   it("is judged anew: what the address had open before does not stay open", async () => {

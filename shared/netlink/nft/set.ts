@@ -14,6 +14,7 @@ const KEY_TYPES = {
   inet_proto: { number: 12, bytes: 1 },
   inet_service: { number: 13, bytes: 2 },
   mark: { number: 19, bytes: 4 },
+  ifname: { number: 41, bytes: 16 },
 } as const;
 export type KeyType = keyof typeof KEY_TYPES;
 const CONCAT_SHIFT = 6;
