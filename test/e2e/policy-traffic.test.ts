@@ -164,7 +164,9 @@ describe("policies under traffic", () => {
       write(policies(["friend"]));
       startAgent();
       await agentStarted();
-      await until("the policy", () => getCompiled(store.db)?.pods.length === 3 && serialInForce(server) === 0);
+      // The store has it before the kernel.
+      await until("the policy", () => readTableAtOnce(nft)?.sets.get("to4")?.elements.length === 3);
+      expect([getCompiled(store.db)?.pods.length, serialInForce(server)]).toEqual([3, 0]);
       const [good, bad] = [await allowedStreams(), await deniedStreams()];
       let serial = 0;
       for (const killed of [true, true, true, false]) {
