@@ -26,7 +26,7 @@ import type { PodPolicy } from "../../shared/policy/compiled.ts";
 import type { TableContent } from "../../shared/policy/content.ts";
 import { difference } from "../../shared/policy/difference.ts";
 import { insideContent } from "../../shared/policy/inside.ts";
-import { nodeLinks } from "../../shared/policy/pod-links.ts";
+import { isBridged, nodeLinks } from "../../shared/policy/pod-links.ts";
 import { type PodPlan, podProblems, putPod } from "../../shared/policy/pod-program.ts";
 import { type Posture, verdictsOf } from "../../shared/policy/pod-verdicts.ts";
 import { programContent } from "../../shared/policy/program.ts";
@@ -246,9 +246,7 @@ function tell(w: Work, msg: string, pod: Pod, level = "info"): void {
 
 /** A bridge carries frames between its pods past the forward hook, unless br_netfilter is told otherwise. */
 function warnOfBridge(w: Work, result: Result, pod: Pod): void {
-  // ptp and terway-eni make one interface on the node; the bridge plugin names its bridge and the veth.
-  const onNode = (result.interfaces ?? []).filter((i) => (i.sandbox ?? "") === "");
-  if (onNode.length < 2) return;
+  if (!isBridged(result)) return;
   for (const name of ["net/bridge/bridge-nf-call-iptables", "net/bridge/bridge-nf-call-ip6tables"]) {
     let value = "absent";
     try {

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { nodeLinks } from "./pod-links.ts";
+import { isBridged, nodeLinks } from "./pod-links.ts";
 
 const onNode = (...names: string[]) => names.map((name) => ({ name }));
 const inPod = (...names: string[]) => names.map((name) => ({ name, sandbox: "/run/netns/x" }));
@@ -12,8 +12,8 @@ describe("the node's ends of a pod's links", () => {
     ["none: macvlan", inPod("eth0"), []],
     ["a bridge, which is not one pod's", [...onNode("cni0", "veth1"), ...inPod("eth0")], []],
     ["nothing a link can be called", [...onNode("a name of too many letters"), ...inPod("eth0")], []],
-  ])("are those of %s", (_what, interfaces, links) => {
-    expect(nodeLinks({ interfaces })).toEqual(links);
+  ])("are those of %s", (what, interfaces, links) => {
+    expect([nodeLinks({ interfaces }), isBridged({ interfaces })]).toEqual([links, what.startsWith("a bridge")]);
   });
 
   it("are none of a result that is not there", () => {
