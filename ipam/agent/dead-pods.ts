@@ -6,7 +6,7 @@ import { openNetlink } from "../../shared/netlink/socket.ts";
 import { forgetAddresses } from "../../shared/policy/forget-addresses.ts";
 import { isSameNetns } from "../../shared/sys/netns.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
-import { type Attachment, getAttachment, listAttachments, releaseAttachment } from "../store/attachments.ts";
+import { type Attachment, getAttachment, listAttachments, ofOthers, releaseAttachment } from "../store/attachments.ts";
 import { getFact } from "../store/facts.ts";
 import { dropPolicyAddresses, policyAddressesOf } from "../store/policy.ts";
 import { inTransaction } from "../store/transaction.ts";
@@ -60,21 +60,27 @@ function cooldownOf(ctx: AgentContext): number {
 
 function free(ctx: AgentContext, a: Attachment): void {
   // The plugin writes a path by /proc/PID only for that process: another container with that path is another key.
-  if (getAttachment(ctx.store.db, a)?.createdMs !== a.createdMs) return;
+  const { db } = ctx.store;
+  if (getAttachment(db, a)?.createdMs !== a.createdMs) return;
   const link = a.datapath === undefined ? undefined : (JSON.parse(a.datapath) as PodLink);
   const addresses = link?.addresses.map((x) => x.address) ?? [];
   const nl = openNetlink(nodeSys);
   try {
     if (link) deleteLink(nodeSys, nl, link.hostIfname);
-    sweepAddresses(nl, addresses);
+    inTransaction(db, () => {
+      // Another IPAM plugin may have freed them in a DEL that was killed then.
+      const others = ofOthers(db, a, addresses);
+      sweepAddresses(
+        nl,
+        addresses.filter((address) => !others.includes(address)),
+      );
+      forgetAddresses(nodeSys, policyAddressesOf(db, a));
+      dropPolicyAddresses(db, a);
+      releaseAttachment(db, a, nowMs(), cooldownOf(ctx));
+    });
   } finally {
     nl.close();
   }
-  forgetAddresses(nodeSys, policyAddressesOf(ctx.store.db, a));
-  inTransaction(ctx.store.db, () => {
-    dropPolicyAddresses(ctx.store.db, a);
-    releaseAttachment(ctx.store.db, a, nowMs(), cooldownOf(ctx));
-  });
   ctx.log(
     "warn",
     `freed ${addresses.join(" ")} of container ${a.containerId} (${podOf(a)}): its network namespace is gone and no DEL came`,

@@ -17,8 +17,9 @@ import { describeRoute } from "../../shared/netlink/rtnl/route.ts";
 import { delRule, describeRule, type Rule } from "../../shared/netlink/rtnl/rule.ts";
 import { type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
-import { listAttachments } from "../store/attachments.ts";
+import { listAttachments, ofOthers } from "../store/attachments.ts";
 import { type Eni, listEnis } from "../store/enis.ts";
+import type { AttachmentKey } from "../store/key.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentContext, journal } from "./context.ts";
 import { forwardedFamilies, hasNodeSide, nodeIpsOf, recordEniLink } from "./eni-node.ts";
@@ -121,7 +122,7 @@ function* podSteps(ctx: AgentContext, nl: NetlinkSocket): Generator<Step> {
       // A veth whose pod is gone is for the sweep; it cannot be put back from here.
       if (host === undefined) return [];
       const problems = hostProblems(link, view);
-      if (problems.length === 0 || !putBack(ctx, nl, link, host.index)) return [];
+      if (problems.length === 0 || !putBack(ctx, nl, a, link, host.index)) return [];
       return problems.map((p) => `pod ${a.podNamespace ?? ""}/${a.podName ?? a.containerId}: ${p}`);
     };
 }
@@ -132,7 +133,7 @@ function* podSteps(ctx: AgentContext, nl: NetlinkSocket): Generator<Step> {
  *
  * @returns false when there was nothing to repair after all.
  */
-function putBack(ctx: AgentContext, nl: NetlinkSocket, link: PodLink, index: number): boolean {
+function putBack(ctx: AgentContext, nl: NetlinkSocket, key: AttachmentKey, link: PodLink, index: number): boolean {
   const addresses = link.addresses.map((a) => a.address);
   const isThere = () => nl.transact([getLink({ index })])[0]?.ok === true;
   if (!isThere()) return false;
@@ -141,13 +142,11 @@ function putBack(ctx: AgentContext, nl: NetlinkSocket, link: PodLink, index: num
   if (isThere()) return true;
   // With the store locked nobody is given these addresses while they are swept.
   inTransaction(ctx.store.db, () => {
-    const taken = listAttachments(ctx.store.db).some(
-      (a) =>
-        a.datapath !== undefined &&
-        a.hostIfname !== link.hostIfname &&
-        (JSON.parse(a.datapath) as PodLink).addresses.some((x) => addresses.includes(x.address)),
+    const others = ofOthers(ctx.store.db, key, addresses);
+    sweepAddresses(
+      nl,
+      addresses.filter((address) => !others.includes(address)),
     );
-    if (!taken) sweepAddresses(nl, addresses);
   });
   return false;
 }

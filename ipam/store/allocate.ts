@@ -55,18 +55,6 @@ export function leasesOf(db: SqlHandle, key: AttachmentKey): Leased[] {
     .map(leasedFrom);
 }
 
-/** Those of the addresses that are another attachment's. */
-export function ofOthers(db: SqlHandle, key: AttachmentKey, addresses: readonly string[]): string[] {
-  return addresses.filter((address) => {
-    const row = db.get(
-      "SELECT network, container_id, ifname FROM address WHERE address = ? AND container_id IS NOT NULL",
-      [address],
-    );
-    if (row === undefined) return false;
-    return row.network !== key.network || row.container_id !== key.containerId || row.ifname !== key.ifname;
-  });
-}
-
 export function leasedFrom(row: SqlRow): Leased {
   return { address: String(row.address), family: row.family === 6 ? 6 : 4, eniId: textOf(row.eni_id) };
 }

@@ -116,6 +116,23 @@ export function markReady(db: SqlHandle, key: AttachmentKey): boolean {
   );
 }
 
+/**
+ * Those of the addresses that are another attachment's: in a pool, or, of an IPAM plugin that keeps its own books, by what
+ * was to be built for it. In a transaction nobody is given them while they are swept.
+ */
+export function ofOthers(db: SqlHandle, key: AttachmentKey, addresses: readonly string[]): string[] {
+  return addresses.filter(
+    (address) =>
+      db.get(
+        `SELECT 1 FROM (SELECT network, container_id, ifname FROM address WHERE address = ?4 AND container_id IS NOT NULL
+                        UNION ALL SELECT network, container_id, ifname FROM attachment WHERE instr(datapath, ?5) > 0)
+          WHERE NOT (network = ?1 AND container_id = ?2 AND ifname = ?3)`,
+        // As JSON of a datapath has it, whatever it has beside.
+        [...keyParams(key), address, `"address":${JSON.stringify(address)}`],
+      ) !== undefined,
+  );
+}
+
 /** Attachments that were made in the namespace with this identity. */
 export function attachmentsInNetns(db: SqlHandle, dev: number, ino: number): Attachment[] {
   return db.all("SELECT * FROM attachment WHERE netns_ino = ? AND netns_dev = ?", [ino, dev]).map(fromRow);

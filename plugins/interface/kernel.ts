@@ -138,18 +138,14 @@ function makeVeth(sys: Sys, host: NetlinkSocket, pod: NetlinkSocket, netns: PodN
   return indexOf(outcomes[1]);
 }
 
-/** Removes everything on the node; what is gone already counts as removed. @param keepFd See `deleteLink`. */
-export function removeVeth(
-  sys: Sys,
-  host: NetlinkSocket,
-  hostIfname: string,
-  addresses: readonly string[],
-  keepFd?: number,
-): void {
-  inKernel(`removing ${hostIfname}`, () => {
-    deleteLink(sys, host, hostIfname, keepFd);
-    sweepAddresses(host, addresses);
-  });
+/** What is gone already counts as removed. @param keepFd See `deleteLink`. */
+export function removeVeth(sys: Sys, host: NetlinkSocket, hostIfname: string, keepFd?: number): void {
+  inKernel(`removing ${hostIfname}`, () => deleteLink(sys, host, hostIfname, keepFd));
+}
+
+/** Removes the node's routes and rules of these addresses, whoever left them. */
+export function removeRoutes(host: NetlinkSocket, addresses: readonly string[]): void {
+  inKernel(`removing routes and rules of ${addresses.join(" ")}`, () => sweepAddresses(host, addresses));
 }
 
 /** undefined: a kernel without netfilter, which tracks nothing. */

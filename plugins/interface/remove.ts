@@ -1,17 +1,16 @@
 /** Taking an attachment away: DEL, GC, and the undoing of an ADD that failed. */
-import { leasesOf, ofOthers } from "../../ipam/store/allocate.ts";
-import { type Attachment, getAttachment, hostIfnameTaken } from "../../ipam/store/attachments.ts";
+import { leasesOf } from "../../ipam/store/allocate.ts";
+import { type Attachment, getAttachment, hostIfnameTaken, ofOthers } from "../../ipam/store/attachments.ts";
 import { withBallast } from "../../ipam/store/ballast.ts";
 import { storeNow } from "../../ipam/store/open.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import type { CniFailure } from "../../shared/cni/failure.ts";
 import { asFailure, type CniCall } from "../../shared/cni/run-plugin.ts";
 import type { PodLink } from "../../shared/datapath/pod-link.ts";
-import { sweepAddresses } from "../../shared/datapath/sweep.ts";
 import type { NetlinkSocket } from "../../shared/netlink/socket.ts";
 import { forgetPolicy, release } from "../terway-ipam/commands.ts";
 import { journal } from "./journal.ts";
-import { forgetConnections, openConntrack, removeVeth } from "./kernel.ts";
+import { forgetConnections, openConntrack, removeRoutes, removeVeth } from "./kernel.ts";
 import { findPodNetns, type PodNetns } from "./netns.ts";
 import { hostIfnameOf } from "./plan.ts";
 import { clearPod, leavesTraces } from "./uplink.ts";
@@ -41,7 +40,10 @@ export function remove(w: Work, op: "DEL" | "GC", entered: Entered = {}): void {
   const before = getAttachment(w.store.db, w.key);
   const link = before?.datapath === undefined ? undefined : (JSON.parse(before.datapath) as PodLink);
   for (const ifname of link?.others ?? []) remove({ ...w, key: { ...w.key, ifname } }, op, entered);
-  const addresses = link ? link.addresses.map((a) => a.address) : leasesOf(w.store.db, w.key).map((l) => l.address);
+  const held = () => leasesOf(w.store.db, w.key).map((l) => l.address);
+  const addresses = link ? link.addresses.map((a) => a.address) : held();
+  // Another IPAM plugin frees them before the row goes: in a DEL that comes again they may be another pod's.
+  const areOurs = link === undefined || before?.eniId !== undefined || held().length > 0;
   const hostIfname = link?.hostIfname ?? hostIfnameOf(w.key, 0);
   let failure: CniFailure | undefined;
   const attempt = (step: () => void) => {
@@ -58,8 +60,12 @@ export function remove(w: Work, op: "DEL" | "GC", entered: Entered = {}): void {
   // The removal's child process keeps the socket: whoever closes it soon after terway-policy's DEL waits (closeLater()).
   // Without a row the name is only a guess: another key may have it by right.
   if (link !== undefined || !hostIfnameTaken(w.store.db, hostIfname, w.key))
-    attempt(() => removeVeth(w.host.sys, w.nl, hostIfname, addresses, ct?.fd));
-  attempt(() => forgetConnections(ct, addresses));
+    attempt(() => removeVeth(w.host.sys, w.nl, hostIfname, ct?.fd));
+  for (const clear of [
+    (own: readonly string[]) => removeRoutes(w.nl, own),
+    (own: readonly string[]) => forgetConnections(ct, own),
+  ])
+    attempt(() => (areOurs ? clear(addresses) : clearOwn(w, addresses, clear)));
   ct?.close();
   // Last: the kernel keeps everybody else waiting while it moves an ENI back.
   if (before && link && leavesTraces(link)) {
@@ -70,6 +76,14 @@ export function remove(w: Work, op: "DEL" | "GC", entered: Entered = {}): void {
   if (before !== undefined || failure !== undefined)
     journal(w, { op, startedMs, failure, detail: addresses.join(" "), before });
   if (failure !== undefined) throw failure;
+}
+
+/** With the store locked nobody is given the addresses while what is left of them is cleared. */
+function clearOwn(w: Work, addresses: readonly string[], clear: (own: readonly string[]) => void): void {
+  inTransaction(w.store.db, () => {
+    const others = ofOthers(w.store.db, w.key, addresses);
+    clear(addresses.filter((address) => !others.includes(address)));
+  });
 }
 
 /** The namespace of the pod, which is locked once for all of its interfaces. */
@@ -89,16 +103,9 @@ export function undo(w: Work, netns: PodNetns, link: PodLink): void {
   const { sys } = w.host;
   const addresses = link.addresses.map((a) => a.address);
   const steps = [
-    () => removeVeth(sys, w.nl, link.hostIfname, []),
-    // A DEL may have freed them meanwhile: with the store locked nobody is given them while they are swept.
-    () =>
-      inTransaction(w.store.db, () => {
-        const others = ofOthers(w.store.db, w.key, addresses);
-        sweepAddresses(
-          w.nl,
-          addresses.filter((address) => !others.includes(address)),
-        );
-      }),
+    () => removeVeth(sys, w.nl, link.hostIfname),
+    // A DEL may have freed them meanwhile.
+    () => clearOwn(w, addresses, (own) => removeRoutes(w.nl, own)),
     () => clearPod(sys, w.nl, netns, link, false),
     () => giveBack(w),
   ];

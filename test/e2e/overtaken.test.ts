@@ -3,11 +3,13 @@
  * steps of an ADD. The store does what the DEL would, at exactly that step, by a trigger.
  */
 import { spawn } from "node:child_process";
-import { mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { DatabaseSync } from "node:sqlite";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import type { AgentContext } from "../../ipam/agent/context.ts";
+import { sweepDeadPods } from "../../ipam/agent/dead-pods.ts";
 import { addAddress, listAddresses } from "../../ipam/store/addresses.ts";
 import { listAttachments } from "../../ipam/store/attachments.ts";
 import { makeEni, putEni } from "../../ipam/store/contract/kit.ts";
@@ -50,7 +52,7 @@ const envOf = (verb: "ADD" | "DEL", containerId: string, netns: string) => ({
 
 function call(verb: "ADD" | "DEL", containerId: string, netns: string, conf: object = CONF, plugin = "terway-eni") {
   return exec({
-    path: join(CNI_PATH[0] ?? "", plugin),
+    path: CNI_PATH.map((folder) => join(folder, plugin)).find(existsSync) ?? plugin,
     env: envOf(verb, containerId, netns),
     stdin: JSON.stringify(conf),
     netns: node.path,
@@ -98,6 +100,40 @@ describe("an ADD that a DEL overtakes", () => {
     expect(linksOfNode()).toContain("cali");
     expect((await call("DEL", "d", second)).status).toBe(0);
     expect(linksOfNode().trim()).toBe("");
+  });
+});
+
+describe("what another IPAM plugin freed before a DEL was killed", () => {
+  /** Frees at once, and knows nothing of attachments. */
+  const foreign = {
+    ...CONF,
+    cniVersion: "1.0.0",
+    ipam: { ...CONF.ipam, type: "host-local", dataDir: join(dir, "host-local") },
+  };
+  const routes = () => runTool("ip", ["-n", node.name, "route", "show", "table", "17000"]).trim();
+
+  it.each([
+    ["DEL comes again", (netns: string) => call("DEL", "e", netns, foreign)],
+    [
+      "the agent sweeps",
+      async () => {
+        store.db.run("UPDATE attachment SET netns = '/run/netns/gone' WHERE container_id = 'e'");
+        const ctx = { store, log: () => undefined } as unknown as AgentContext;
+        inNetns(node.path, () => sweepDeadPods(ctx, sweepDeadPods(ctx, new Set(), 0), 0));
+        return { status: 0 };
+      },
+    ],
+  ])("is its next owner's when %s", async (_, again) => {
+    const [first, second] = pods.map((ns) => ns.path) as [string, string];
+    expect((await call("ADD", "e", first, foreign)).status).toBe(0);
+    expect((await call("DEL", "e", first, foreign, "host-local")).status).toBe(0);
+    expect((await call("ADD", "f", second, foreign)).status).toBe(0);
+    const before = routes();
+    expect(before).toContain("10.73.0.2");
+    expect((await again(first)).status).toBe(0);
+    expect([routes(), listAttachments(store.db).map((a) => a.containerId)]).toEqual([before, ["f"]]);
+    expect((await call("DEL", "f", second, foreign)).status).toBe(0);
+    expect([linksOfNode().trim(), routes(), listAttachments(store.db)]).toEqual(["", "", []]);
   });
 });
 
