@@ -125,7 +125,7 @@ export function startAgent(ctx: AgentContext, facts: AgentFacts): Agent {
       () => {
         suspects = sweepDeadPods(ctx, suspects, SWEEP_MIN_AGE_MS);
         for (const r of expireReservations(store.db, nowMs()))
-          journal(ctx, "reservation", "expired", `${r.address} of ${r.podNamespace}/${r.podName}`);
+          journal(ctx, "reservation", "ok", `${r.address} of ${r.podNamespace}/${r.podName} expired`);
         loop.soon(); // cool-downs end without anybody saying so
       },
       failed,

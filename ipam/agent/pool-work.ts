@@ -1,5 +1,5 @@
 /** The pool at work: decisions by the keeper, carried out by the executor, told to the pods that wait. */
-import type { Condition, PoolAction } from "../pool/decide.ts";
+import type { PoolAction } from "../pool/decide.ts";
 import type { Failure } from "../pool/inhibit.ts";
 import { createPoolKeeper, type KeptDecision, type PoolView } from "../pool/keeper.ts";
 import { listEnis } from "../store/enis.ts";
@@ -67,15 +67,6 @@ export function createPoolWork(
     return Math.max(...concerned);
   }
 
-  function tellOperator({ began, ended }: KeptDecision): void {
-    const say = (level: "info" | "warn", verb: string, c: Condition) => {
-      ctx.log(level, `${c.reason} ${verb}: ${c.message}`, { about: c.about });
-      journal(ctx, "condition", `${c.reason} ${verb}`, c.message);
-    };
-    for (const c of began) say("warn", "began", c);
-    for (const c of ended) say("info", "ended", c);
-  }
-
   /** As many as there are addresses, oldest first; all of them when there will be none. */
   function tellWaiters(waiting: Waiting, view: PoolView, decision: KeptDecision): void {
     const groups = [
@@ -115,11 +106,26 @@ export function createPoolWork(
       for (const { what, reason } of decision.observe) looks.look(what, reason);
       for (const action of decision.actions) void executor.run(action);
       tellWaiters(waiting, view, decision);
-      tellOperator(decision);
+      tellOperator(ctx, decision);
       if (reports) reportPool(view);
       return decision.againAtMs;
     },
     resume: () => void executor.resume(),
     stop: () => executor.stop(),
   };
+}
+
+/** Conditions are said once when they begin and once when they end; the end is no failure. */
+export function tellOperator(
+  ctx: Pick<AgentContext, "log" | "store">,
+  { began, ended }: Pick<KeptDecision, "began" | "ended">,
+): void {
+  for (const { reason, message, about } of began) {
+    ctx.log("warn", `${reason} began: ${message}`, { about });
+    journal(ctx, "condition", `${reason} began`, message);
+  }
+  for (const { reason, message, about } of ended) {
+    ctx.log("info", `${reason} ended: ${message}`, { about });
+    journal(ctx, "condition", "ok", `${reason} ended: ${message}`);
+  }
 }
