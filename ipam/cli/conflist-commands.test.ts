@@ -246,11 +246,13 @@ describe("node check", () => {
     const { status, stdout } = check("--json");
     const report = JSON.parse(stdout) as {
       modes: { mode: string; possible: string }[];
-      findings: { subject: string }[];
+      findings: { subject: string; message: string }[];
     };
     expect([status, report]).toMatchObject([0, { modeInForce: "eniip-veth" }]);
     expect(report.modes.find((m) => m.mode === "eniip-veth")?.possible).toBe("yes");
-    expect(report.findings.map((f) => f.subject)).toContain("terway-agent");
+    expect(report.findings.find((f) => f.subject === "terway-agent")?.message).toContain(
+      "(1; 1 cooling, 1 of ENIs out of service)",
+    );
     const text = check();
     expect([text.status, text.stdout]).toEqual([
       0,

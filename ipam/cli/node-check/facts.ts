@@ -13,6 +13,17 @@ export interface ConfFile {
   readonly pluginMode?: string;
 }
 
+/** Of the family that leads, those that no pod has. */
+export interface AddressCounts {
+  /** Can be handed out now. */
+  readonly idle: number;
+  readonly cooling: number;
+  readonly reserved: number;
+  readonly releasing: number;
+  /** Idle or cooling, of ENIs that are no longer, or not yet, in service. */
+  readonly outOfService: number;
+}
+
 export type StoreFact =
   | { readonly kind: "missing"; readonly path: string }
   | { readonly kind: "broken"; readonly path: string; readonly problem: string }
@@ -20,7 +31,7 @@ export type StoreFact =
       readonly kind: "there";
       readonly path: string;
       readonly agentRuns: boolean;
-      readonly idle: number;
+      readonly addresses: AddressCounts;
       readonly pods: number;
       readonly enis: number;
       /** Of the agent's instance; undefined: it never said. */

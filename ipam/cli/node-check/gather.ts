@@ -13,9 +13,11 @@ import { MalformedNetlink } from "../../../shared/netlink/wire/reader.ts";
 import { AF_UNIX, SOCK_DGRAM, SOCK_NONBLOCK } from "../../../shared/sys/linux.ts";
 import { nodeSys as sys } from "../../../shared/sys/node.ts";
 import { encodeUtf8, isErrno, SysError } from "../../../shared/sys/sys.ts";
+import { type PoolStatistics, poolStatistics } from "../../store/counts.ts";
+import { type Store, storeNow } from "../../store/open.ts";
 import { binariesIn } from "../binaries.ts";
 import { openForLooking, readNodeView } from "../node-view.ts";
-import type { ConfFile, NodeCheckFacts, StoreFact } from "./facts.ts";
+import type { AddressCounts, ConfFile, NodeCheckFacts, StoreFact } from "./facts.ts";
 
 export interface Places {
   readonly confDir: string;
@@ -112,7 +114,7 @@ function lookAtStore(path: string): StoreFact {
         kind: "there",
         path,
         agentRuns: agentAnswers(view.facts.agent_socket),
-        idle: view.pool.available,
+        addresses: countAddresses(store, view.facts.ip_stack === "ipv6" ? 6 : 4),
         pods: view.pods.length,
         enis: view.enis.length,
         instanceType: view.facts.instance_type,
@@ -125,6 +127,22 @@ function lookAtStore(path: string): StoreFact {
   } catch (error) {
     return { kind: "broken", path, problem: (error as Error).message };
   }
+}
+
+function countAddresses(store: Store, family: 4 | 6): AddressCounts {
+  const counts = poolStatistics(store.db, storeNow(sys)).filter((c) => c.pool === "eni" && c.family === family);
+  const inService = counts.filter((c) => c.eniState === "ready");
+  const sum = (of: readonly PoolStatistics[], pick: (c: PoolStatistics) => number) =>
+    of.reduce((n, c) => n + pick(c), 0);
+  const idle = sum(inService, (c) => c.idle);
+  const cooling = sum(inService, (c) => c.cooling);
+  return {
+    idle,
+    cooling,
+    reserved: sum(counts, (c) => c.reserved),
+    releasing: sum(counts, (c) => c.releasing),
+    outOfService: sum(counts, (c) => c.idle + c.cooling) - idle - cooling,
+  };
 }
 
 /** By a word to its socket; the lock that it holds is not tried, for that could keep it from starting. */

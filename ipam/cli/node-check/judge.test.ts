@@ -24,7 +24,7 @@ const STORE = {
   kind: "there",
   path: "/s",
   agentRuns: true,
-  idle: 5,
+  addresses: { idle: 5, cooling: 0, reserved: 0, releasing: 0, outOfService: 0 },
   pods: 3,
   enis: 2,
   instanceType: "ecs.g7.large",
@@ -215,7 +215,7 @@ describe("judgeNode", () => {
           kind: "there",
           path: "/s",
           agentRuns: false,
-          idle: 5,
+          addresses: { idle: 5, cooling: 0, reserved: 0, releasing: 0, outOfService: 0 },
           pods: 0,
           enis: 1,
           instanceType: undefined,
@@ -224,6 +224,18 @@ describe("judgeNode", () => {
         },
       }),
       /^warning: terway-agent: does not run: pods start while idle addresses are left \(5\)/,
+      0,
+    ],
+    [
+      "no agent, and addresses that no pod can have",
+      node({
+        store: {
+          ...STORE,
+          agentRuns: false,
+          addresses: { idle: 0, cooling: 3, reserved: 1, releasing: 2, outOfService: 1 },
+        },
+      }),
+      /^warning: terway-agent: does not run: .* \(0; 3 cooling, 1 reserved, 2 releasing, 1 of ENIs out of service\)/,
       0,
     ],
     [

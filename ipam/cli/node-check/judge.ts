@@ -3,7 +3,7 @@ import { KERNEL_FEATURES, type KernelReport, lacking, remedyFor } from "../../..
 import { lintConflist } from "../../conflist/lint.ts";
 import { MODE_NAMES, type ModeName, modeInfo, PART_NEEDS, type Part } from "../../conflist/modes.ts";
 import { mustRender } from "../../conflist/render.ts";
-import type { ConfFile, NodeCheckFacts } from "./facts.ts";
+import type { AddressCounts, ConfFile, NodeCheckFacts } from "./facts.ts";
 import { FOREIGN_CNIS } from "./foreign.ts";
 
 export interface Reason {
@@ -292,6 +292,17 @@ function filterFindings(facts: NodeCheckFacts, mode: ModeName | undefined): Node
   ];
 }
 
+function countsText({ idle, cooling, reserved, releasing, outOfService }: AddressCounts): string {
+  const others = [
+    [cooling, "cooling"],
+    [reserved, "reserved"],
+    [releasing, "releasing"],
+    [outOfService, "of ENIs out of service"],
+  ] as const;
+  const named = others.filter(([n]) => n > 0).map(([n, words]) => `${n} ${words}`);
+  return [String(idle), ...(named.length > 0 ? [named.join(", ")] : [])].join("; ");
+}
+
 function storeFindings(facts: NodeCheckFacts, mode: ModeName | undefined): NodeFinding[] {
   const { store } = facts;
   const standalone = mode?.startsWith("standalone") ?? false;
@@ -320,7 +331,7 @@ function storeFindings(facts: NodeCheckFacts, mode: ModeName | undefined): NodeF
     {
       level: "warning",
       subject: "terway-agent",
-      message: `does not run: pods start while idle addresses are left (${store.idle})`,
+      message: `does not run: pods start while idle addresses are left (${countsText(store.addresses)})`,
       remedy: "start it, and see its log for why it stopped",
     },
   ];
