@@ -2,7 +2,6 @@
 import { readFileSync } from "node:fs";
 import { hostname } from "node:os";
 import { setTimeout as pause } from "node:timers/promises";
-import { parseArgs } from "node:util";
 import { type EniConfOutcome, keysNotActedOn, parseEniConf } from "../../shared/config/eni-conf.ts";
 import type { EniConfig } from "../../shared/config/eni-conf-keys.ts";
 import { trunkingEnabled } from "../../shared/config/eni-conf-rules.ts";
@@ -14,26 +13,20 @@ import {
   stackProblem,
   type InstanceLimits as TypeLimits,
 } from "../../shared/config/instance-limits.ts";
-import { familiesOf, IP_STACKS, type IpStack } from "../../shared/config/ip-stack.ts";
+import { familiesOf, type IpStack } from "../../shared/config/ip-stack.ts";
 import { formatCidr, tryParseCidr } from "../../shared/net/cidr.ts";
 import { hash128 } from "../../shared/net/hash.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { createAlibabaCloud } from "../cloud/alibaba.ts";
 import { type CloudApi, CloudError, type InstanceLimits } from "../cloud/cloud-api.ts";
 import { fixedCredentials, roleCredentials } from "../cloud/credentials.ts";
-import {
-  awaitNetwork,
-  createMetadataClient,
-  DEFAULT_METADATA_URL,
-  discoverSelf,
-  type Self,
-} from "../cloud/metadata.ts";
+import { awaitNetwork, createMetadataClient, discoverSelf, type Self } from "../cloud/metadata.ts";
 import { createRateLimiter, type RateLimiter, ratesOf } from "../cloud/rate-limit.ts";
 import { toTypeLimits } from "../cloud/type-limits.ts";
 import type { Budget, PoolAction } from "../pool/decide.ts";
 import { nodeVSwitches, poolConfigOf } from "../pool/pool-config.ts";
 import { getFact, setFacts } from "../store/facts.ts";
-import { DEFAULT_STORE, isDamage, openStore, repairStore, type Store } from "../store/open.ts";
+import { isDamage, openStore, repairStore, type Store } from "../store/open.ts";
 import { inTransaction } from "../store/transaction.ts";
 import { type AgentFacts, lockForAgent, startAgent } from "./agent.ts";
 import { lookAtVSwitches } from "./cloud-sync.ts";
@@ -42,62 +35,11 @@ import { openManifests } from "./manifests.ts";
 import { keepHeapSmall } from "./memory.ts";
 import { createMetrics, serveMetrics } from "./metrics.ts";
 import { keepNodeEnis } from "./node-enis.ts";
+import { readOptions } from "./options.ts";
 import { keepPodFacts, type PodFactsOptions } from "./pod-facts.ts";
 import { endPolicy, startPolicy } from "./policy.ts";
 import type { AgentOptions } from "./settings.ts";
 import { createShapingKeeper } from "./shaping.ts";
-
-function readOptions(): AgentOptions {
-  const { values } = parseArgs({
-    options: {
-      config: { type: "string", default: "/etc/eni/eni_conf" },
-      store: { type: "string", default: process.env.TERWAY_STORE ?? DEFAULT_STORE },
-      metadata: { type: "string", default: process.env.METADATA_URL ?? DEFAULT_METADATA_URL },
-      "node-name": { type: "string" },
-      "pod-cidr": { type: "string", multiple: true, default: [] },
-      "ip-stack": { type: "string" },
-      metrics: { type: "string" },
-      "reconcile-seconds": { type: "string" },
-      "policy-dir": { type: "string" },
-      "qos-config": { type: "string" },
-      "cut-established": { type: "boolean", default: false },
-      "log-drops": { type: "boolean", default: false },
-    },
-  });
-  return {
-    storePath: values.store,
-    configPath: values.config,
-    metadataUrl: values.metadata,
-    ecsEndpoint: process.env.ECS_ENDPOINT,
-    vpcEndpoint: process.env.VPC_ENDPOINT,
-    nodeName: values["node-name"],
-    podCidrs: values["pod-cidr"],
-    metricsAddress: values.metrics,
-    ipStack: stackOf(values["ip-stack"]),
-    reconcileMs: numberOf("--reconcile-seconds", values["reconcile-seconds"], 1000),
-    seed: numberOf("TERWAY_TEST_SEED", process.env.TERWAY_TEST_SEED),
-    policyDir: values["policy-dir"],
-    qosConfigPath: values["qos-config"],
-    cutEstablished: values["cut-established"],
-    logDrops: values["log-drops"],
-    dieAt: process.env.TERWAY_TEST_DIE_AT,
-  };
-}
-
-function stackOf(text: string | undefined): IpStack | undefined {
-  if (text === undefined) return undefined;
-  const stack = IP_STACKS.find((s) => s === text);
-  if (stack === undefined) throw new Error(`--ip-stack is ${JSON.stringify(text)}: want ${IP_STACKS.join(", ")}`);
-  return stack;
-}
-
-function numberOf(name: string, text: string | undefined, unit = 1): number | undefined {
-  if (text === undefined) return undefined;
-  const value = Number(text) * unit;
-  if (text === "" || !Number.isFinite(value) || value < 0)
-    throw new Error(`${name} is ${JSON.stringify(text)}: want a number`);
-  return value;
-}
 
 type LogLevel = "info" | "warn" | "error";
 const lastSaid = new Map<string, number>();
@@ -288,7 +230,7 @@ const DEPS = { sys: nodeSys, openSql: openNodeSql };
 
 async function main(): Promise<void> {
   keepHeapSmall();
-  const options = readOptions();
+  const options = readOptions(process.argv.slice(2), process.env, (text) => log("warn", text));
   const { config } = readConfig(options.configPath);
   const store = openStore(DEPS, options.storePath);
   lockForAgent(options.storePath);

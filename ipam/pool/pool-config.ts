@@ -7,7 +7,7 @@ import type { PoolConfig } from "./state.ts";
 export const ADDRESSES_PER_CALL = 10;
 
 /** Below this a whole fleet's looks would use up the account's budget (alicloud-api section 4). */
-const SHORTEST_RECONCILE_MS = 60_000;
+export const SHORTEST_RECONCILE_MS = 60_000;
 
 /** How old the picture of ENIs and addresses may become; undefined where nothing says so. */
 function reconcileMs(config: EniConfig): number | undefined {

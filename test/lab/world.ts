@@ -245,7 +245,6 @@ function createNode(
         name,
         "--metrics",
         metricsAddress,
-        ...(options.reconcileSeconds === undefined ? [] : ["--reconcile-seconds", String(options.reconcileSeconds)]),
         ...(options.mode === "vpc" ? podCidrs(ipStack, index).flatMap((cidr) => ["--pod-cidr", cidr]) : []),
         "--ip-stack",
         ipStack,
@@ -259,6 +258,9 @@ function createNode(
             NODE_OPTIONS: process.env.NODE_OPTIONS ?? "", // what the virtual machine wants of Node
             ECS_ENDPOINT: endpoint,
             VPC_ENDPOINT: endpoint,
+            ...(options.reconcileSeconds === undefined
+              ? {}
+              : { TERWAY_TEST_RECONCILE_SECONDS: String(options.reconcileSeconds) }),
             ...(options.spread ? {} : { TERWAY_TEST_SEED: "0" }),
             ...env,
           },
