@@ -1,16 +1,11 @@
 /** The trunk ENI, with a cloud that is a list of ENIs and idempotency tokens: there again whatever becomes of it. */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { openNodeSql, nodeSys as sys } from "../../shared/sys/node.ts";
-import { classify } from "../cloud/classify.ts";
-import { type CloudEni, CloudError, type CreateEniRequest } from "../cloud/cloud-api.ts";
+import type { CloudEni, CreateEniRequest } from "../cloud/cloud-api.ts";
 import { makeEni, putEni } from "../store/contract/kit.ts";
 import { listEnis, removeEni } from "../store/enis.ts";
-import { openStore, type Store } from "../store/open.ts";
 import { inTransaction } from "../store/transaction.ts";
 import type { AgentContext } from "./context.ts";
+import { refusal, storeAndClock } from "./testkit.ts";
 import { keepTrunk } from "./trunk.ts";
 
 // It waits for the kernel's link.
@@ -25,35 +20,15 @@ vi.mock("./cloud-sync.ts", async (original) => ({
 const MINUTE_MS = 60_000;
 const SELF = "i-1";
 
-let dir: string;
-let store: Store;
+const store = storeAndClock();
 let cloud: ReturnType<typeof fakeCloud>;
 let wakes: number;
 let stop: () => void = () => undefined;
 beforeEach(() => {
-  dir = mkdtempSync(join(tmpdir(), "terway-trunk-"));
-  store = openStore({ sys, openSql: openNodeSql }, join(dir, "ipam.db"));
   cloud = fakeCloud();
   wakes = 0;
-  vi.useFakeTimers();
 });
-afterEach(() => {
-  stop();
-  vi.useRealTimers();
-  store.db.close();
-  rmSync(dir, { recursive: true, force: true });
-});
-
-const refusal = (code: string, outcomeUnknown = false) =>
-  new CloudError({
-    action: "X",
-    code,
-    class: classify(code),
-    requestId: "",
-    message: "refused",
-    retryAfterMs: undefined,
-    outcomeUnknown,
-  });
+afterEach(() => stop());
 
 type Eni = Pick<CloudEni, "id" | "type" | "status" | "instanceId" | "tags">;
 
@@ -94,7 +69,7 @@ function fakeCloud() {
       if (unheard) {
         unheard = false;
         unseen = made.id;
-        throw refusal("InternalError", true);
+        throw refusal("InternalError", { outcomeUnknown: true });
       }
       if (known === undefined || unseen === made.id) enis.set(made.id, made);
       return made;
@@ -121,7 +96,7 @@ function fakeCloud() {
 
 function start(): void {
   stop = keepTrunk({
-    store,
+    store: store(),
     cloud: cloud.api,
     self: { instanceId: SELF },
     config: { vswitchIds: ["vsw-1", "vsw-2"], securityGroups: ["sg-1"], eniTags: {} },
@@ -133,9 +108,9 @@ function start(): void {
   } as unknown as AgentContext);
 }
 
-const trunks = () => listEnis(store.db).map((e) => [e.id, e.kind, e.state]);
+const trunks = () => listEnis(store().db).map((e) => [e.id, e.kind, e.state]);
 /** As the comparison with the cloud does. */
-const forget = (id: string) => inTransaction(store.db, () => removeEni(store.db, id));
+const forget = (id: string) => inTransaction(store().db, () => removeEni(store().db, id));
 
 describe("the trunk ENI", () => {
   it("is made once, and left alone while it is there", async () => {

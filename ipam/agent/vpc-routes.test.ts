@@ -1,44 +1,26 @@
 /** VPC mode: how often the cloud is asked for the node's route while it refuses. */
-import { mkdtempSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { openNodeSql, nodeSys as sys } from "../../shared/sys/node.ts";
-import { type CloudErrorClass, classify } from "../cloud/classify.ts";
+import { afterEach, describe, expect, it, vi } from "vitest";
+import type { CloudErrorClass } from "../cloud/classify.ts";
 import { CloudError, type CloudRoute } from "../cloud/cloud-api.ts";
 import { listIntents } from "../store/intents.ts";
-import { openStore, type Store } from "../store/open.ts";
 import type { AgentContext } from "./context.ts";
 import { pauseAfter } from "./pause.ts";
+import { refusal, storeAndClock } from "./testkit.ts";
 import { keepVpcRoutes } from "./vpc-routes.ts";
 
 const MINUTE_MS = 60_000;
 const CIDR = "10.1.0.0/24";
 
-let dir: string;
-let store: Store;
+const store = storeAndClock();
 let stop: () => void = () => undefined;
-beforeEach(() => {
-  dir = mkdtempSync(join(tmpdir(), "terway-routes-"));
-  store = openStore({ sys, openSql: openNodeSql }, join(dir, "ipam.db"));
-  vi.useFakeTimers();
-});
-afterEach(() => {
-  stop();
-  vi.useRealTimers();
-  store.db.close();
-  rmSync(dir, { recursive: true, force: true });
-});
-
-const refusal = (code: string, retryAfterMs?: number) =>
-  new CloudError({ action: "X", code, class: classify(code), requestId: "", message: "refused", retryAfterMs });
+afterEach(() => stop());
 
 /** @param answers To the calls that make the entry, in turn; the last again and again. */
 function start(answers: readonly (CloudError | "made")[]) {
   const routes: CloudRoute[] = [];
   const calls = { list: 0, create: 0, createdAtMs: [] as number[] };
   const ctx = {
-    store,
+    store: store(),
     cloud: {
       describeVSwitches: async () => [{ id: "vsw-1", zone: "", cidr4: "10.0.0.0/16", routeTableId: "vtb-1" }],
       async listRoutes() {
@@ -64,11 +46,11 @@ describe("the VPC's route to this node", () => {
   it("is asked for again at once while another change of the table is under way", async () => {
     const { calls, routes } = start([refusal("TaskConflict"), refusal("InternalError"), "made"]);
     await vi.advanceTimersByTimeAsync(2000);
-    expect([calls.create, routes.length, listIntents(store.db)]).toEqual([3, 1, []]);
+    expect([calls.create, routes.length, listIntents(store().db)]).toEqual([3, 1, []]);
   });
 
   it("waits as long as the cloud says when it throttles", async () => {
-    const { calls, routes } = start([refusal("Throttling.User", 40_000), "made"]);
+    const { calls, routes } = start([refusal("Throttling.User", { retryAfterMs: 40_000 }), "made"]);
     await vi.advanceTimersByTimeAsync(39_000);
     expect([calls.list, calls.create]).toEqual([1, 1]);
     await vi.advanceTimersByTimeAsync(7000);
