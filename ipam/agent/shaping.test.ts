@@ -12,11 +12,14 @@ import {
 } from "../../shared/config/pod-facts.ts";
 import { planEniQos } from "../../shared/datapath/eni-qos.ts";
 import { newLink } from "../../shared/netlink/rtnl/link.ts";
+import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { openNodeSql, nodeSys as sys } from "../../shared/sys/node.ts";
 import { createNetns, type Netns, runTool } from "../../test/cloud/netns.ts";
 import { throughput } from "../../test/lab/iperf.ts";
 import { inNetns } from "../../test/runtime/exec.ts";
 import { putAttachment } from "../store/attachments.ts";
+import { makeEni, putEni } from "../store/contract/kit.ts";
+import { setEniLink } from "../store/enis.ts";
 import { setFacts } from "../store/facts.ts";
 import { openStore, type Store } from "../store/open.ts";
 import { putPodFacts } from "../store/pod-facts.ts";
@@ -96,6 +99,16 @@ function qos(value: unknown): void {
   utimesSync(qosFile(), mtime, mtime);
 }
 
+function newKeeper(): ShapingKeeper {
+  registry.clear();
+  const ctx = {
+    store,
+    log: (_level: string, msg: string) => void said.push(msg),
+    metrics: { registry, repaired },
+  } as unknown as AgentContext;
+  return inNetns(node.path, () => createShapingKeeper(ctx, "node-1", qosFile()));
+}
+
 beforeAll(() => {
   dir = mkdtempSync(join(tmpdir(), "terway-sk-"));
   store = openStore({ sys, openSql: openNodeSql }, join(dir, "ipam.db"));
@@ -112,13 +125,8 @@ beforeAll(() => {
   runTool("ip", ["-n", far.name, "route", "add", "default", "via", "10.80.9.1"]);
   addPod("a", "calia", "10.80.1.2", "10.80.1.1");
   addPod("b", "calib", "10.80.2.2", "10.80.2.1");
-  const ctx = {
-    store,
-    log: (_level: string, msg: string) => void said.push(msg),
-    metrics: { registry, repaired },
-  } as unknown as AgentContext;
   qos("{}");
-  keeper = inNetns(node.path, () => createShapingKeeper(ctx, "node-1", qosFile()));
+  keeper = newKeeper();
 });
 afterAll(() => {
   keeper?.stop();
@@ -228,6 +236,43 @@ describe("network priority", () => {
     look();
     expect(tc(node, "qdisc", "show", "dev", "eni1")).not.toContain("htb");
   }, 60_000);
+
+  describe("of the only pod that has one", () => {
+    const hasOrder = () => tc(node, "qdisc", "show", "dev", "eni1").includes("htb 5457:");
+    beforeAll(() => {
+      putEni(store, makeEni(1), []);
+      putEni(store, makeEni(2, { kind: "exclusive" }), []);
+      inTransaction(store.db, () => {
+        setEniLink(store.db, "eni-1", { ifname: "eni1", ifindex: 1, mtu: 1500, preparedBoot: "" });
+        setEniLink(store.db, "eni-2", { ifname: "inpod", ifindex: 2, mtu: 1500, preparedBoot: "" });
+      });
+    });
+
+    it("stays in force while another annotation of it is nonsense, and while its row is young", () => {
+      facts("a", { [NETWORK_PRIORITY]: "guaranteed" });
+      look();
+      expect(hasOrder()).toBe(true);
+      facts("a", { [NETWORK_PRIORITY]: "guaranteed", [EGRESS_BANDWIDTH]: "a lot" });
+      look();
+      expect(hasOrder()).toBe(true);
+      inTransaction(store.db, () => store.db.run("UPDATE shaping SET created_ms = ?", [sys.clock(CLOCK_BOOTTIME)]));
+      look(true);
+      expect(hasOrder()).toBe(true);
+      inTransaction(store.db, () => store.db.run("UPDATE shaping SET created_ms = 0"));
+    });
+
+    it("no rule is said to name an ENI that is in a pod", () => {
+      expect(said.filter((s) => s.includes("inpod"))).toEqual([]);
+    });
+
+    it("is taken back by the next agent when it went while none ran", () => {
+      keeper.stop();
+      facts("a", {});
+      keeper = newKeeper();
+      look();
+      expect(hasOrder()).toBe(false);
+    });
+  });
 
   it("leaves somebody else's qdisc on an ENI alone", () => {
     const foreign = {

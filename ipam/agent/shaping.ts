@@ -62,6 +62,7 @@ interface Candidate extends AttachmentKey {
 
 const idOf = (k: AttachmentKey) => `${k.network}/${k.containerId}/${k.ifname}`;
 const podId = (c: Candidate) => `${c.podNamespace ?? ""}/${c.podName ?? c.containerId}`;
+const builtOf = (c: Candidate): PodLimits => (c.row ? (JSON.parse(c.row.plan) as Shaping).limits : {});
 const labelsOf = (c: Candidate): PodLabels => ({ namespace: c.podNamespace ?? "", pod: c.podName ?? c.containerId });
 
 /**
@@ -99,7 +100,8 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
   let qosMtimeMs = -1;
   let seenVersion = -1;
   let seenQosMtimeMs = -2;
-  const orderedEnis = new Set<string>();
+  /** undefined: not known what a former agent left. */
+  let orderedEnis: Set<string> | undefined;
 
   /** A file that is wrong changes nothing: the last good one stays in force. */
   function loadQos(): void {
@@ -173,13 +175,15 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     });
   }
 
+  /** @returns The limits in force afterwards; undefined when the pod is gone. */
   function lookAt(
     c: Candidate,
     qos: QosConfig,
     facts: ReadonlyMap<string, PodFacts>,
     verify: boolean,
   ): PodLimits | undefined {
-    if (nowMs() - c.createdMs < YOUNG_MS) return undefined;
+    const before = builtOf(c);
+    if (nowMs() - c.createdMs < YOUNG_MS) return before;
     // A container that is gone without DEL: what was on its links went with them.
     if (!isSameNetns(sys, c)) {
       if (c.row) inTransaction(store.db, () => dropShaping(store.db, c));
@@ -188,10 +192,9 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     const decided = limitsNow(c.row?.explicit, facts.get(podId(c)), qos);
     if (decided.limits === undefined) {
       log("warn", `limits of ${podId(c)} stay as they are: ${decided.faults.join("; ")}`);
-      return undefined;
+      return before;
     }
     const { limits } = decided;
-    const before = c.row ? (JSON.parse(c.row.plan) as Shaping).limits : {};
     const none = limits.ingress === undefined && limits.egress === undefined && limits.priority === undefined;
     if (c.row === undefined && none) return limits;
     const differs = JSON.stringify(before) !== JSON.stringify(limits);
@@ -203,18 +206,22 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     const named = new Set(qos.tcRules.map((r) => r.interface));
     const enis = listEnis(store.db).flatMap((e) => (e.ifname === undefined ? [] : [e.ifname]));
     const wanted = new Set([...named, ...(anyPriority ? enis : [])]);
-    if (wanted.size === 0 && orderedEnis.size === 0) return;
+    const ordered = orderedEnis ?? new Set(enis);
+    orderedEnis = ordered;
+    if (wanted.size === 0 && ordered.size === 0) return;
     const nl = openNetlink(sys);
     try {
-      for (const ifname of new Set([...wanted, ...orderedEnis])) {
+      for (const ifname of new Set([...wanted, ...ordered])) {
         const rules = qos.tcRules.filter((r) => r.interface === ifname);
         const outcome = applyEniQos(sys, nl, ifname, wanted.has(ifname), rules);
-        if (wanted.has(ifname)) orderedEnis.add(ifname);
-        else orderedEnis.delete(ifname);
+        if (wanted.has(ifname)) ordered.add(ifname);
+        else ordered.delete(ifname);
         if (outcome === "changed")
           log("info", `${ifname}: ${wanted.has(ifname) ? "sends in order of priority" : "sends as it comes"}`);
-        else if (outcome === "no link") log("warn", `tc_rules name ${ifname}, which this node does not have`);
-        else if (outcome !== "right")
+        else if (outcome === "no link") {
+          // An ENI may be in a pod.
+          if (named.has(ifname)) log("warn", `tc_rules name ${ifname}, which this node does not have`);
+        } else if (outcome !== "right")
           log("warn", `${ifname} has somebody else's ${outcome.foreign}: network priority is not in force on it`);
       }
     } finally {
@@ -235,12 +242,15 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     const facts = new Map(listPodFacts(store.db).map((f) => [`${f.namespace}/${f.name}`, f]));
     let anyPriority = false;
     for (const c of all) {
+      let inForce: PodLimits | undefined;
       try {
-        if (lookAt(c, qos, facts, verify)?.priority !== undefined) anyPriority = true;
+        inForce = builtOf(c); // as long as a look brings nothing else
+        inForce = lookAt(c, qos, facts, verify);
       } catch (error) {
         // A DEL under way takes links from under our hands; what is really wrong comes again at the next look.
         log("warn", `limits of ${podId(c)}: ${(error as Error).message}`);
       }
+      if (inForce?.priority !== undefined) anyPriority = true;
     }
     orderEnis(qos, anyPriority);
   }
