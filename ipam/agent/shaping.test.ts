@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync, utimesSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { Registry } from "prom-client";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, vi } from "vitest";
 import {
   EGRESS_BANDWIDTH,
   formatPodFacts,
@@ -12,6 +12,7 @@ import {
 } from "../../shared/config/pod-facts.ts";
 import { planEniQos } from "../../shared/datapath/eni-qos.ts";
 import { newLink } from "../../shared/netlink/rtnl/link.ts";
+import { RTM_GETQDISC } from "../../shared/netlink/uapi/rtnetlink.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { openNodeSql, nodeSys as sys } from "../../shared/sys/node.ts";
 import { createNetns, type Netns, runTool } from "../../test/cloud/netns.ts";
@@ -179,6 +180,21 @@ describe("limits of live pods", () => {
     look(true);
     expect([rateOf(a, "eth0"), repairs]).toEqual(["40800Kbit", 2]);
     expect(tc(node, "filter", "show", "dev", "calia", "ingress")).toContain("terway-bandwidth limit 42840000bit");
+  });
+
+  it("are read with one list of the node's qdiscs for all pods: the kernel tells those of all links or none", () => {
+    facts("b", { [EGRESS_BANDWIDTH]: "5M" });
+    look();
+    const sent = vi.spyOn(sys, "send");
+    for (const work of [() => keeper.sample(), () => keeper.look(true)]) {
+      sent.mockClear();
+      inNetns(node.path, work);
+      const types = sent.mock.calls.map(([, bytes]) => new DataView(bytes.buffer, bytes.byteOffset).getUint16(4, true));
+      expect(types.filter((type) => type === RTM_GETQDISC).length).toBe(1 + 2); // and one in each pod
+    }
+    sent.mockRestore();
+    facts("b", {});
+    look();
   });
 
   it("are counted: bytes, drops and overlimits of the pod, its allocation, and SLA violations by profile", async () => {

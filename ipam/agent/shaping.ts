@@ -12,6 +12,8 @@ import {
   applyShaping,
   findShapedLinks,
   openShapingSockets,
+  type QdiscsOfLinks,
+  readQdiscs,
   readShaping,
   type ShapedLinks,
   type ShapingSockets,
@@ -160,9 +162,24 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     }
   }
 
-  function keep(c: Candidate, limits: PodLimits, cause: string): void {
+  /** The node's qdiscs, read once in a pass when the first of its pods needs them. */
+  function nodeQdiscs(): () => QdiscsOfLinks {
+    let read: QdiscsOfLinks | undefined;
+    return () => {
+      if (read !== undefined) return read;
+      const nl = openNetlink(sys);
+      try {
+        read = readQdiscs(nl);
+      } finally {
+        nl.close();
+      }
+      return read;
+    };
+  }
+
+  function keep(c: Candidate, limits: PodLimits, cause: string, onNode: () => QdiscsOfLinks): void {
     inPod(c, (s, links) => {
-      const changed = applyShaping(s, links, limits, readShaping(s, links));
+      const changed = applyShaping(s, links, limits, readShaping(s, links, onNode()));
       const json = JSON.stringify(shapingOf(links, limits));
       if (c.row === undefined)
         inTransaction(store.db, () => putShaping(store.db, { ...c, explicit: "{}", plan: json }));
@@ -181,6 +198,7 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     qos: QosConfig,
     facts: ReadonlyMap<string, PodFacts>,
     verify: boolean,
+    onNode: () => QdiscsOfLinks,
   ): PodLimits | undefined {
     const before = builtOf(c);
     if (nowMs() - c.createdMs < YOUNG_MS) return before;
@@ -198,7 +216,7 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     const none = limits.ingress === undefined && limits.egress === undefined && limits.priority === undefined;
     if (c.row === undefined && none) return limits;
     const differs = JSON.stringify(before) !== JSON.stringify(limits);
-    if (differs || verify) keep(c, limits, differs ? "changed" : "put back");
+    if (differs || verify) keep(c, limits, differs ? "changed" : "put back", onNode);
     return limits;
   }
 
@@ -240,12 +258,13 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     seenQosMtimeMs = qosMtimeMs;
     const qos = qosInForce();
     const facts = new Map(listPodFacts(store.db).map((f) => [`${f.namespace}/${f.name}`, f]));
+    const onNode = nodeQdiscs();
     let anyPriority = false;
     for (const c of all) {
       let inForce: PodLimits | undefined;
       try {
         inForce = builtOf(c); // as long as a look brings nothing else
-        inForce = lookAt(c, qos, facts, verify);
+        inForce = lookAt(c, qos, facts, verify, onNode);
       } catch (error) {
         // A DEL under way takes links from under our hands; what is really wrong comes again at the next look.
         log("warn", `limits of ${podId(c)}: ${(error as Error).message}`);
@@ -262,19 +281,20 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
         metrics.forget(last.labels, last.ifname);
         readings.delete(id);
       }
+    const onNode = nodeQdiscs();
     for (const c of rows) {
       try {
-        sampleOne(c);
+        sampleOne(c, onNode);
       } catch (error) {
         log("warn", `counters of ${podId(c)}: ${(error as Error).message}`);
       }
     }
   }
 
-  function sampleOne(c: Candidate): void {
+  function sampleOne(c: Candidate, onNode: () => QdiscsOfLinks): void {
     const { limits } = JSON.parse(c.row?.plan ?? "{}") as Shaping;
     inPod(c, (s, links) => {
-      const now = readingsOf(limits, readShaping(s, links));
+      const now = readingsOf(limits, readShaping(s, links, onNode()));
       const last = readings.get(idOf(c));
       const atMs = nowMs();
       const ifname = links.host?.name ?? `${c.containerId}/${c.ifname}`;

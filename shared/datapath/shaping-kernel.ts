@@ -7,7 +7,7 @@ import { getLink, type Link, newLink, parseLink } from "../netlink/rtnl/link.ts"
 import { getNetnsId, parseNetnsId } from "../netlink/rtnl/netns-id.ts";
 import { NetlinkError, type NetlinkSocket, openNetlink, type Refusal } from "../netlink/socket.ts";
 import { getFilters, parseFilter } from "../netlink/tc/filter.ts";
-import { getQdiscs, parseQdisc } from "../netlink/tc/qdisc.ts";
+import { getQdiscs, parseQdisc, type Qdisc } from "../netlink/tc/qdisc.ts";
 import { BPF_PROG_TYPE_SCHED_CLS } from "../netlink/uapi/bpf.ts";
 import { CLONE_NEWNET } from "../sys/linux.ts";
 import { type Sys, SysError } from "../sys/sys.ts";
@@ -109,22 +109,33 @@ function peerOf(s: ShapingSockets, pod: Link, index: number): Link | undefined {
 
 // ---- how it is ----
 
-function readLink(nl: NetlinkSocket, index: number): LinkState {
-  const qdiscs = nl
-    .dump(getQdiscs(index))
-    .map(parseQdisc)
-    .filter((q) => q.linkIndex === index);
+/** By the index of the link. The kernel tells those of all links or none: with a hundred pods, read them once for all. */
+export type QdiscsOfLinks = ReadonlyMap<number, readonly Qdisc[]>;
+
+export function readQdiscs(nl: Pick<NetlinkSocket, "dump">): QdiscsOfLinks {
+  const found = new Map<number, Qdisc[]>();
+  for (const qdisc of nl.dump(getQdiscs(0)).map(parseQdisc)) {
+    const ofLink = found.get(qdisc.linkIndex);
+    if (ofLink === undefined) found.set(qdisc.linkIndex, [qdisc]);
+    else ofLink.push(qdisc);
+  }
+  return found;
+}
+
+function readLink(nl: NetlinkSocket, index: number, read: QdiscsOfLinks = readQdiscs(nl)): LinkState {
+  const qdiscs = read.get(index) ?? [];
   const hooked = qdiscs.some((q) => q.kind === "clsact" || q.kind === "ingress");
   const filters = (parent: number) => (hooked ? nl.dump(getFilters(index, parent)).map(parseFilter) : []);
   return { index, qdiscs, ingress: filters(CLSACT_INGRESS), egress: filters(CLSACT_EGRESS) };
 }
 
-export function readShaping(s: ShapingSockets, links: ShapedLinks): ShapingState {
+/** @param ofHost The node's qdiscs, if they were read just now. */
+export function readShaping(s: ShapingSockets, links: ShapedLinks, ofHost?: QdiscsOfLinks): ShapingState {
   const ifb = links.host ? undefined : findLink(s.pod, { name: ifbNameOf(links.pod.name) });
   return {
     mtuBytes: links.pod.mtuBytes,
     pod: readLink(s.pod, links.pod.index),
-    ...(links.host ? { host: readLink(s.host, links.host.index) } : {}),
+    ...(links.host ? { host: readLink(s.host, links.host.index, ofHost) } : {}),
     ...(ifb ? { ifb: readLink(s.pod, ifb.index) } : {}),
   };
 }

@@ -144,7 +144,7 @@ export function delQdisc(spec: QdiscSpec): Request {
   };
 }
 
-/** tc -s qdisc show dev …, for a dump. NB: kernels before 4.20 ignore the link and send all: compare the index. */
+/** tc -s qdisc show dev …, for a dump. NB: the kernel ignores the link and sends those of all: compare the index. */
 export function getQdiscs(linkIndex: number): Request {
   return {
     type: RTM_GETQDISC,
