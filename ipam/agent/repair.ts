@@ -10,9 +10,9 @@ import { ensureNodeRules } from "../../shared/datapath/node-rules.ts";
 import { hostRequests, type PodLink } from "../../shared/datapath/pod-link.ts";
 import { sweepAddresses } from "../../shared/datapath/sweep.ts";
 import { hasRoute, hasRule, hostProblems, isSameRule, type KernelView } from "../../shared/datapath/verify.ts";
-import { formatMac } from "../../shared/net/mac.ts";
+import { formatMac, parseMac } from "../../shared/net/mac.ts";
 import { accepting } from "../../shared/netlink/request.ts";
-import { getLink, isUp } from "../../shared/netlink/rtnl/link.ts";
+import { getLink, isUp, type Link, setLink } from "../../shared/netlink/rtnl/link.ts";
 import { describeRoute } from "../../shared/netlink/rtnl/route.ts";
 import { delRule, describeRule, type Rule } from "../../shared/netlink/rtnl/rule.ts";
 import { type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
@@ -122,7 +122,7 @@ function* podSteps(ctx: AgentContext, nl: NetlinkSocket): Generator<Step> {
       // A veth whose pod is gone is for the sweep; it cannot be put back from here.
       if (host === undefined) return [];
       const problems = hostProblems(link, view);
-      if (problems.length === 0 || !putBack(ctx, nl, a, link, host.index)) return [];
+      if (problems.length === 0 || !putBack(ctx, nl, a, link, host)) return [];
       return problems.map((p) => `pod ${a.podNamespace ?? ""}/${a.podName ?? a.containerId}: ${p}`);
     };
 }
@@ -133,12 +133,18 @@ function* podSteps(ctx: AgentContext, nl: NetlinkSocket): Generator<Step> {
  *
  * @returns false when there was nothing to repair after all.
  */
-function putBack(ctx: AgentContext, nl: NetlinkSocket, key: AttachmentKey, link: PodLink, index: number): boolean {
+function putBack(ctx: AgentContext, nl: NetlinkSocket, key: AttachmentKey, link: PodLink, host: Link): boolean {
+  const { index } = host;
   const addresses = link.addresses.map((a) => a.address);
   const isThere = () => nl.transact([getLink({ index })])[0]?.ok === true;
   if (!isThere()) return false;
   sweepAddresses(nl, addresses);
-  nl.transact(hostRequests(link, index));
+  nl.transact([
+    // First: a change of the MAC address takes the link's neighbours away. A veth need not go down for it.
+    ...(formatMac(host.mac) === link.hostMac ? [] : [setLink({ index, mac: parseMac(link.hostMac) })]),
+    ...(host.mtuBytes === link.mtuBytes ? [] : [setLink({ index, mtuBytes: link.mtuBytes })]),
+    ...hostRequests(link, index),
+  ]);
   if (isThere()) return true;
   // With the store locked nobody is given these addresses while they are swept.
   inTransaction(ctx.store.db, () => {

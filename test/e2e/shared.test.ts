@@ -2,6 +2,7 @@
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { listAttachments } from "../../ipam/store/attachments.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
 import { OUTSIDE_IP } from "../cloud/fabric.ts";
@@ -238,6 +239,27 @@ describe("pods of shared ENIs", inMode("eniip-veth"), () => {
         ),
       );
     }
+    await node.runtime.del(a.pod);
+  }, 60_000);
+
+  it("are put right when foreign hands change MTU and MAC of the node's end, and then left alone", async () => {
+    const a = await attach(node);
+    const db = openNodeSql(node.store);
+    const repairs = () => Number(db.get("SELECT count(*) AS n FROM journal WHERE op = 'repair'")?.n);
+    const [host] = listAttachments(db).filter((x) => x.containerId === a.pod.containerId);
+    ip(node, "link", "set", host?.hostIfname ?? "", "mtu", "1400", "address", "02:00:00:00:00:99");
+    await until("repair", 10_000, () =>
+      node.runtime.check(a.pod).then(
+        () => true,
+        () => false,
+      ),
+    );
+    expect(await ping(a.pod.netns, OUTSIDE_IP)).toBe(true);
+    await new Promise((resolve) => setTimeout(resolve, 500)); // what the repair itself stirred up
+    const before = repairs();
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+    expect(repairs()).toBe(before);
+    db.close();
     await node.runtime.del(a.pod);
   }, 60_000);
 
