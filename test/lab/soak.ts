@@ -5,6 +5,7 @@
  */
 import { spawnSync } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
+import { CODE } from "../../shared/cni/failure.ts";
 import { familiesOf, type IpStack } from "../../shared/config/ip-stack.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { nodeSys, openNodeSql } from "../../shared/sys/node.ts";
@@ -267,7 +268,8 @@ async function add(s: Soak, pod: WorldPod): Promise<string> {
       s.tally.addMs.push(done.ms);
       return done.result.ips?.[0]?.address.split("/")[0] ?? "";
     } catch (error) {
-      if (!(error instanceof CniCallError) || error.code !== 11 || performance.now() > deadline) throw error;
+      if (!(error instanceof CniCallError) || error.code !== CODE.tryAgainLater || performance.now() > deadline)
+        throw error;
       s.tally.retries += 1;
       await new Promise((resolve) => setTimeout(resolve, 200));
     }
@@ -324,10 +326,14 @@ async function killed(
   try {
     await call({ killAfterMs, killOnly });
   } catch (error) {
-    if (!(error instanceof CniCallError && error.code === 999)) throw error;
-    s.tally.killed[kill.verb] += 1;
-    s.tally.killedPlugins[killOnly] = (s.tally.killedPlugins[killOnly] ?? 0) + 1;
-    return true;
+    const code = error instanceof CniCallError ? error.code : undefined;
+    if (code === 999) {
+      s.tally.killed[kill.verb] += 1;
+      s.tally.killedPlugins[killOnly] = (s.tally.killedPlugins[killOnly] ?? 0) + 1;
+      return true;
+    }
+    // The node was full at that moment, and the call over before the kill.
+    if (code !== CODE.tryAgainLater) throw error;
   }
   s.owed.push({ ...kill, moment: kill.moment / 2 });
   return false;
