@@ -1,4 +1,5 @@
 /** The verbs of terway-bandwidth: chained; the previous result goes through unchanged. */
+import { getAttachment } from "../../ipam/store/attachments.ts";
 import { withBallast } from "../../ipam/store/ballast.ts";
 import { getFact, setFacts } from "../../ipam/store/facts.ts";
 import { appendJournal } from "../../ipam/store/journal.ts";
@@ -65,12 +66,18 @@ export const bandwidthPlugin: Plugin = {
   },
 };
 
-/** What was built went with the links; only rows are left to collect. */
+/**
+ * What was built went with the links; only rows are left to collect. Runtimes do not list a pod's further interfaces: while
+ * their interface plugin, which collects before, keeps them, the agent's limits on them stay.
+ */
 function collect(host: PluginHost, store: Store, network: string, valid: readonly AttachmentId[]): void {
   const alive = new Set(valid.map((a) => `${a.containerId}/${a.ifname}`));
   const oldestMs = storeNow(host.sys) - GC_GRACE_MS;
   const dead = listShaping(store.db, network).filter(
-    (row) => !alive.has(`${row.containerId}/${row.ifname}`) && row.createdMs < oldestMs,
+    (row) =>
+      !alive.has(`${row.containerId}/${row.ifname}`) &&
+      row.createdMs < oldestMs &&
+      getAttachment(store.db, row) === undefined,
   );
   if (dead.length === 0) return;
   inTransaction(store.db, () => {

@@ -6,11 +6,13 @@ import { Registry } from "prom-client";
 import { afterAll, afterEach, beforeAll, describe, expect, it } from "vitest";
 import type { AgentContext } from "../../ipam/agent/context.ts";
 import { createShapingKeeper } from "../../ipam/agent/shaping.ts";
+import { putAttachment } from "../../ipam/store/attachments.ts";
+import { makeAttachment } from "../../ipam/store/contract/kit.ts";
 import { setFacts } from "../../ipam/store/facts.ts";
 import { openStore, type Store } from "../../ipam/store/open.ts";
 import { putPodFacts } from "../../ipam/store/pod-facts.ts";
 import { forgetBoot } from "../../ipam/store/reboot.ts";
-import { listShaping } from "../../ipam/store/shaping.ts";
+import { listShaping, putShaping } from "../../ipam/store/shaping.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
 import { EGRESS_BANDWIDTH, formatPodFacts, INGRESS_BANDWIDTH } from "../../shared/config/pod-facts.ts";
 import { applyEniQos } from "../../shared/datapath/eni-qos-kernel.ts";
@@ -392,6 +394,24 @@ describe("a pod under ptp and terway-ipam", () => {
       ]);
     }
   }, 30_000);
+
+  it("keeps in GC what the agent limits on a pod's further interfaces, which no runtime lists", async () => {
+    const runtime = runtimeWith();
+    const pod = newPod();
+    const listed = { containerID: pod.containerId, ifname: "eth0" };
+    const made = { network: runtime.conflist.name, containerId: pod.containerId };
+    const row = { ...made, netns: pod.netns, netnsDev: 0, netnsIno: 0, podNamespace: undefined, podName: undefined };
+    inTransaction(store.db, () => {
+      for (const ifname of ["eth1", "eth2"])
+        putShaping(store.db, { ...row, ifname, explicit: "{}", plan: "{}", createdMs: 0 });
+      putAttachment(store.db, makeAttachment({ ...made, ifname: "eth1" }));
+    });
+    await runtimeGc(runtime, [listed]);
+    expect(listShaping(store.db).map((r) => r.ifname)).toEqual(["eth1"]);
+    store.db.run("DELETE FROM attachment");
+    await runtimeGc(runtime, [listed]);
+    expect(listShaping(store.db)).toEqual([]);
+  });
 
   it("killed half-way through ADD (F-45) leave nothing once deleted, and can be added again", async () => {
     const runtime = runtimeWith({ ingressRate: 5 * M, egressRate: 5 * M });
