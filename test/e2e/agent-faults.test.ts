@@ -288,14 +288,22 @@ describe("a store that is taken away from a living agent", () => {
       if (how === "removed") {
         for (const suffix of ["", "-wal", "-shm"]) rmSync(node.store + suffix);
       } else {
-        // Empty the log first: the first page may be there, and the agent would not read the file's.
+        // Empty the log first: the first page may be there, and the agent would not read the file's. It does not run
+        // meanwhile: woken by the empty log it may read that page before the damage, and then not again. In the middle of
+        // a reading it keeps the log from being emptied.
         const db = openNodeSql(node.store);
-        db.get("PRAGMA wal_checkpoint(TRUNCATE)");
+        await until("an empty log", 10_000, () => {
+          node.agent?.kill("SIGSTOP");
+          const emptied = db.get("PRAGMA wal_checkpoint(TRUNCATE)")?.busy === 0;
+          if (!emptied) node.agent?.kill("SIGCONT");
+          return emptied;
+        });
         db.close();
         // The first page is SQLite's own: whoever reads it next says that it is no database.
         const fd = openSync(node.store, "r+");
         writeSync(fd, new Uint8Array(4096).fill(0x5a), 0, 4096, 0);
         closeSync(fd);
+        node.agent?.kill("SIGCONT");
       }
       await until("a new store that is full", 30_000, () => {
         try {
