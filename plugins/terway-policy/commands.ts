@@ -36,7 +36,7 @@ import type { Plugin, PluginHost } from "../host/plugin.ts";
 import { forgetPolicy, keyOf, podOf, withStore } from "../terway-ipam/commands.ts";
 import { placesOf } from "../terway-ipam/config.ts";
 import { type PolicyConfig, parsePolicyConfig } from "./config.ts";
-import { forgetConnections, inKernel, openTables, openTablesOf, removeAddresses } from "./kernel.ts";
+import { areJudged, forgetConnections, inKernel, openTables, openTablesOf, removeAddresses } from "./kernel.ts";
 
 /** GC leaves alone what is younger than this: the runtime made its list before it called us. */
 const GC_GRACE_MS = 30_000;
@@ -278,17 +278,15 @@ function remove(host: PluginHost, store: Store, call: CniCall): void {
 }
 
 /**
- * The store was lost, or the node's boot is another: what nobody else has of these. In a transaction, as in GC.
+ * The store was lost, or the node's boot is another: what nobody else has of these. In a transaction, as in GC; but mostly
+ * the kernel has none, for a DEL that comes again, and then nobody need wait for it.
  */
 function removeStrays(host: PluginHost, store: Store, addresses: readonly string[]): void {
-  const taken = (address: string) => store.db.get("SELECT 1 FROM policy_address WHERE address = ?", [address]);
-  if (addresses.every((address) => taken(address) !== undefined)) return;
-  inTransaction(store.db, () =>
-    removeAddresses(
-      host.sys,
-      addresses.filter((address) => taken(address) === undefined),
-    ),
-  );
+  const free = () =>
+    addresses.filter((a) => store.db.get("SELECT 1 FROM policy_address WHERE address = ?", [a]) === undefined);
+  const candidates = free();
+  if (candidates.length > 0 && areJudged(host.sys, candidates))
+    inTransaction(store.db, () => removeAddresses(host.sys, free()));
 }
 
 function collect(

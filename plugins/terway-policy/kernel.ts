@@ -4,7 +4,7 @@ import { tryParseIp } from "../../shared/net/ip.ts";
 import { deleteConntrack } from "../../shared/netlink/conntrack.ts";
 import { type NftSocket, openNft } from "../../shared/netlink/nft/socket.ts";
 import { NetlinkError } from "../../shared/netlink/socket.ts";
-import { forgetAddresses } from "../../shared/policy/forget-addresses.ts";
+import * as kernel from "../../shared/policy/forget-addresses.ts";
 import { O_RDONLY } from "../../shared/sys/linux.ts";
 import { isErrno, type Sys } from "../../shared/sys/sys.ts";
 
@@ -52,5 +52,10 @@ export function forgetConnections(nft: NftSocket, addresses: readonly string[]):
 
 /** Takes addresses out of the maps; a kernel without nftables has none. */
 export function removeAddresses(sys: Sys, addresses: readonly string[]): void {
-  inKernel(`removing ${addresses.join(" ")}`, () => forgetAddresses(sys, addresses));
+  inKernel(`removing ${addresses.join(" ")}`, () => kernel.forgetAddresses(sys, addresses));
+}
+
+/** Whether the maps have any of them. */
+export function areJudged(sys: Sys, addresses: readonly string[]): boolean {
+  return inKernel(`looking for ${addresses.join(" ")}`, () => kernel.areJudged(sys, addresses));
 }

@@ -455,7 +455,17 @@ describe("updates", () => {
       putPod(nft, () => ({ verdicts: verdicts(last), parts: () => compile({ profiles: [], pods: {} }) }), {});
     expect(left()).toHaveLength(12);
     removePod(nft, verdicts(1).slice(2, 4));
-    removePod(nft, verdicts(1));
+    let batches = 0;
+    const counting = {
+      transact: nft.transact,
+      commit(requests: Parameters<typeof nft.commit>[0]) {
+        batches += 1;
+        nft.commit(requests);
+      },
+    };
+    removePod(counting, verdicts(1));
+    // What is refused costs the kernel a grace period of RCU: one for all, not each by itself.
+    expect(batches).toBe(2);
     expect(left().sort()).toEqual(
       verdicts(2)
         .map((v) => v.element)

@@ -2,7 +2,7 @@
 import { closeLater } from "../netlink/nft/close-later.ts";
 import { type NftSocket, openNft } from "../netlink/nft/socket.ts";
 import { isErrno, type Sys } from "../sys/sys.ts";
-import { removePod } from "./pod-program.ts";
+import { inForce, removePod } from "./pod-program.ts";
 import { verdictsOf } from "./pod-verdicts.ts";
 
 /**
@@ -11,7 +11,19 @@ import { verdictsOf } from "./pod-verdicts.ts";
  * @throws {NetlinkError}
  */
 export function forgetAddresses(sys: Sys, addresses: readonly string[]): void {
-  if (addresses.length === 0) return;
+  if (addresses.length > 0) withTables(sys, (nft) => removePod(nft, verdictsOf(addresses, undefined)));
+}
+
+/** Whether the kernel's maps have any of them. @throws {NetlinkError} */
+export function areJudged(sys: Sys, addresses: readonly string[]): boolean {
+  let found = false;
+  withTables(sys, (nft) => {
+    found = inForce(nft, verdictsOf(addresses, undefined)).length > 0;
+  });
+  return found;
+}
+
+function withTables(sys: Sys, work: (nft: NftSocket) => void): void {
   let nft: NftSocket;
   try {
     nft = openNft(sys);
@@ -20,7 +32,7 @@ export function forgetAddresses(sys: Sys, addresses: readonly string[]): void {
     throw error;
   }
   try {
-    removePod(nft, verdictsOf(addresses, undefined));
+    work(nft);
   } finally {
     closeLater(sys, nft.fd);
     nft.close();

@@ -130,19 +130,27 @@ function removing(verdicts: readonly PodVerdict[]): Request[] {
 }
 
 /** Takes the pod out of the maps. What is gone already is no error. @throws {NetlinkError} */
-export function removePod(nft: Pick<Nft, "commit">, verdicts: readonly PodVerdict[]): void {
-  const commit = (some: readonly PodVerdict[]): boolean => {
+export function removePod(nft: Pick<Nft, "commit" | "transact">, verdicts: readonly PodVerdict[]): void {
+  let left = verdicts;
+  for (let i = 0; i < TRIES && left.length > 0; i++) {
     try {
-      nft.commit(removing(some));
-      return true;
+      nft.commit(removing(left));
+      return;
     } catch (error) {
       // A kernel without nf_tables has no maps.
-      if (error instanceof NetlinkError && ["ENOENT", "EOPNOTSUPP"].includes(error.errno)) return false;
-      throw error;
+      if (!(error instanceof NetlinkError && ["ENOENT", "EOPNOTSUPP"].includes(error.errno))) throw error;
     }
-  };
-  // All or nothing: when one is not there, nothing went.
-  if (!commit(verdicts)) for (const v of verdicts) commit([v]);
+    // All or nothing: when one is not there, nothing went.
+    left = inForce(nft, left);
+  }
+}
+
+/** Those whose address has a verdict, whichever. Only reads: the kernel takes milliseconds to undo a batch that fails. */
+export function inForce(nft: Pick<Nft, "transact">, verdicts: readonly PodVerdict[]): PodVerdict[] {
+  const found = nft.transact(
+    verdicts.map((v) => getElements({ ...POLICY_TABLE, name: v.map }, [podElement(v.element)])),
+  );
+  return verdicts.filter((_, i) => found[i]?.ok);
 }
 
 /** What the kernel lacks for this pod, one line each. */

@@ -355,6 +355,26 @@ describe("terway-policy after ptp and terway-ipam", () => {
     await runtime.del(kept.pod);
   });
 
+  it("keeps nobody waiting in a DEL that comes again, and takes out what a lost store left in the kernel", async () => {
+    sync(compiled([{ namespace: "d", name: "web", ingress: "friends-only" }]));
+    const web = await attach("web");
+    const again = (address: string) =>
+      policyOnly({ prevResult: { cniVersion: "1.1.0", ips: [{ address }] } }).del({
+        ...web.pod,
+        containerId: "before",
+      });
+    const store = openOurStore();
+    store.db.exec("BEGIN IMMEDIATE");
+    await again("10.96.0.1/24");
+    store.db.exec("COMMIT");
+    await again(`${web.ip4}/24`);
+    expect(mapElements().filter((e) => e.split(" ").includes(web.ip4)).length).toBe(3);
+    store.db.run("DELETE FROM policy_address");
+    store.db.close();
+    await again(`${web.ip4}/24`);
+    expect(mapElements().filter((e) => e.split(" ").includes(web.ip4))).toEqual([]);
+  });
+
   it("refuses to be first in the chain, and a configuration that it does not understand", async () => {
     const { ns, pod } = newPod("x");
     const first = await failure(policyOnly({}).add(pod));
