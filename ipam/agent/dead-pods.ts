@@ -6,7 +6,13 @@ import { openNetlink } from "../../shared/netlink/socket.ts";
 import { forgetAddresses } from "../../shared/policy/forget-addresses.ts";
 import { isSameNetns } from "../../shared/sys/netns.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
-import { type Attachment, getAttachment, listAttachments, ofOthers, releaseAttachment } from "../store/attachments.ts";
+import {
+  type Attachment,
+  getAttachment,
+  lessOthers,
+  listAttachments,
+  releaseAttachment,
+} from "../store/attachments.ts";
 import { getFact } from "../store/facts.ts";
 import { dropPolicyAddresses, policyAddressesOf } from "../store/policy.ts";
 import { inTransaction } from "../store/transaction.ts";
@@ -69,11 +75,7 @@ function free(ctx: AgentContext, a: Attachment): void {
     if (link) deleteLink(nodeSys, nl, link.hostIfname);
     inTransaction(db, () => {
       // Another IPAM plugin may have freed them in a DEL that was killed then.
-      const others = ofOthers(db, a, addresses);
-      sweepAddresses(
-        nl,
-        addresses.filter((address) => !others.includes(address)),
-      );
+      sweepAddresses(nl, lessOthers(db, a, addresses));
       forgetAddresses(nodeSys, policyAddressesOf(db, a));
       dropPolicyAddresses(db, a);
       releaseAttachment(db, a, nowMs(), cooldownOf(ctx));

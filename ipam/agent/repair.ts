@@ -17,7 +17,7 @@ import { describeRoute } from "../../shared/netlink/rtnl/route.ts";
 import { delRule, describeRule, type Rule } from "../../shared/netlink/rtnl/rule.ts";
 import { type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
-import { listAttachments, ofOthers } from "../store/attachments.ts";
+import { lessOthers, listAttachments } from "../store/attachments.ts";
 import { type Eni, listEnis } from "../store/enis.ts";
 import type { AttachmentKey } from "../store/key.ts";
 import { inTransaction } from "../store/transaction.ts";
@@ -147,13 +147,7 @@ function putBack(ctx: AgentContext, nl: NetlinkSocket, key: AttachmentKey, link:
   ]);
   if (isThere()) return true;
   // With the store locked nobody is given these addresses while they are swept.
-  inTransaction(ctx.store.db, () => {
-    const others = ofOthers(ctx.store.db, key, addresses);
-    sweepAddresses(
-      nl,
-      addresses.filter((address) => !others.includes(address)),
-    );
-  });
+  inTransaction(ctx.store.db, () => sweepAddresses(nl, lessOthers(ctx.store.db, key, addresses)));
   return false;
 }
 

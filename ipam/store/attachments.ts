@@ -117,10 +117,10 @@ export function markReady(db: SqlHandle, key: AttachmentKey): boolean {
 }
 
 /**
- * Those of the addresses that are another attachment's: in a pool, or, of an IPAM plugin that keeps its own books, by what
+ * The addresses less those that are another attachment's: in a pool, or, of an IPAM plugin that keeps its own books, by what
  * was to be built for it. In a transaction nobody is given them while they are swept.
  */
-export function ofOthers(db: SqlHandle, key: AttachmentKey, addresses: readonly string[]): string[] {
+export function lessOthers(db: SqlHandle, key: AttachmentKey, addresses: readonly string[]): string[] {
   return addresses.filter(
     (address) =>
       db.get(
@@ -129,7 +129,7 @@ export function ofOthers(db: SqlHandle, key: AttachmentKey, addresses: readonly 
           WHERE NOT (network = ?1 AND container_id = ?2 AND ifname = ?3)`,
         // As JSON of a datapath has it, whatever it has beside.
         [...keyParams(key), address, `"address":${JSON.stringify(address)}`],
-      ) !== undefined,
+      ) === undefined,
   );
 }
 

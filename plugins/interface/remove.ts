@@ -1,6 +1,6 @@
 /** Taking an attachment away: DEL, GC, and the undoing of an ADD that failed. */
 import { leasesOf } from "../../ipam/store/allocate.ts";
-import { type Attachment, getAttachment, hostIfnameTaken, ofOthers } from "../../ipam/store/attachments.ts";
+import { type Attachment, getAttachment, hostIfnameTaken, lessOthers } from "../../ipam/store/attachments.ts";
 import { withBallast } from "../../ipam/store/ballast.ts";
 import { storeNow } from "../../ipam/store/open.ts";
 import { inTransaction } from "../../ipam/store/transaction.ts";
@@ -80,10 +80,7 @@ export function remove(w: Work, op: "DEL" | "GC", entered: Entered = {}): void {
 
 /** With the store locked nobody is given the addresses while what is left of them is cleared. */
 function clearOwn(w: Work, addresses: readonly string[], clear: (own: readonly string[]) => void): void {
-  inTransaction(w.store.db, () => {
-    const others = ofOthers(w.store.db, w.key, addresses);
-    clear(addresses.filter((address) => !others.includes(address)));
-  });
+  inTransaction(w.store.db, () => clear(lessOthers(w.store.db, w.key, addresses)));
 }
 
 /** The namespace of the pod, which is locked once for all of its interfaces. */
