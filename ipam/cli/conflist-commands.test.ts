@@ -13,8 +13,10 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeEach, describe, expect, it } from "vitest";
+import { createNetns, runTool } from "../../test/cloud/netns.ts";
 import { needs, tryFeature } from "../../test/kernel/features.ts";
 import { patient } from "../../test/kernel/patience.ts";
+import { inNetns } from "../../test/runtime/exec.ts";
 import { formatConflist, mustRender } from "../conflist/render.ts";
 import { readConfigMap } from "./config-map.ts";
 import { makeStore, runCli } from "./testkit.ts";
@@ -238,12 +240,23 @@ describe("node check", () => {
   const check = (...more: string[]) =>
     runCli("node", "check", "--bin-dir", at("bin"), "--conf-dir", at("net.d"), "--store", at("ipam.db"), ...more);
 
+  /** Not in this machine's own namespace, which may forward or not. */
+  const onNode = (forwards: "0" | "1", ...more: string[]) => {
+    const node = createNetns(`check${process.pid}`);
+    try {
+      runTool("ip", ["netns", "exec", node.name, "sysctl", "-qw", `net.ipv4.ip_forward=${forwards}`]);
+      return inNetns(node.path, () => check(...more));
+    } finally {
+      node.close();
+    }
+  };
+
   it.skipIf(!root)("looks at this node and says it in both forms", () => {
     for (const type of ["terway-eni", "terway-ipam", "terway-policy", "terway-bandwidth", "portmap", "loopback"])
       install(type);
     makeStore(at("ipam.db"));
     put("net.d/10-terway.conflist", formatConflist(mustRender({ mode: "eniip-veth" })));
-    const { status, stdout } = check("--json");
+    const { status, stdout } = onNode("1", "--json");
     const report = JSON.parse(stdout) as {
       modes: { mode: string; possible: string }[];
       findings: { subject: string; message: string }[];
@@ -253,11 +266,12 @@ describe("node check", () => {
     expect(report.findings.find((f) => f.subject === "terway-agent")?.message).toContain(
       "(1; 1 cooling, 1 of ENIs out of service)",
     );
-    const text = check();
+    const text = onNode("1");
     expect([text.status, text.stdout]).toEqual([
       0,
       expect.stringMatching(/^Kernel [\s\S]*eniip-veth \* +yes[\s\S]*\ngood\n$/),
     ]);
+    expect(onNode("0")).toMatchObject({ status: 1, stdout: expect.stringContaining("net.ipv4.ip_forward: is 0") });
   });
 
   it.skipIf(!root)("fails where the runtime would take another CNI's file", () => {
