@@ -3,7 +3,6 @@
  * again when it says so no more. They are none of the pools': pods get nothing of them.
  */
 
-import { randomUUID } from "node:crypto";
 import { findEniLink } from "../../shared/datapath/eni-link.ts";
 import { quietLink } from "../../shared/datapath/ipv6.ts";
 import { readKernelView } from "../../shared/datapath/kernel-view.ts";
@@ -28,11 +27,12 @@ import { entriesHere, planNodeEnis } from "../pods/node-enis.ts";
 import type { EniEntry, MultiEniConfig } from "../policy/objects.ts";
 import type { Refresh } from "../policy/source-dir.ts";
 import { getFact, setFacts } from "../store/facts.ts";
-import { inDurableTransaction, inTransaction } from "../store/transaction.ts";
+import { inTransaction } from "../store/transaction.ts";
 import { endsToken } from "./client-token.ts";
 import { gatewayOf, networkOf, refuseOtherZone } from "./cloud-sync.ts";
 import { type AgentContext, journal } from "./context.ts";
 import { readLinks, waitForLink } from "./eni-node.ts";
+import { dropToken, tokenOf } from "./kept-tokens.ts";
 import { type Kept, keep } from "./loop.ts";
 import type { Manifests } from "./manifests.ts";
 import { TAG_NODE } from "./settings.ts";
@@ -156,7 +156,7 @@ export function keepNodeEnis(ctx: AgentContext, manifests: Manifests): () => voi
   return () => kept?.stop();
 }
 
-/** No intent is needed: tokens outlive the agent until their ENI is seen, and tags find what was made. */
+/** No intent is needed: {@link tokenOf}. */
 async function bring(
   ctx: AgentContext,
   config: MultiEniConfig | undefined,
@@ -222,14 +222,14 @@ async function obtain(ctx: AgentContext, entry: EniEntry, there: CloudEni | unde
   const { cloud, config } = ctx;
   const vswitchId = there?.vswitchId ?? entry.vswitchId ?? config.vswitchIds[0] ?? "";
   // Seen: another one would be another intent, which that token's answer does not serve.
-  if (there !== undefined) dropToken(ctx, entry);
+  if (there !== undefined) dropToken(ctx.store, entry);
   const eni = there ?? (await create(ctx, entry, vswitchId));
   const groups = entry.securityGroup === undefined ? undefined : [entry.securityGroup];
   if (there?.tags[TAG_ENTRY] !== undefined && groups !== undefined && there.securityGroups.join() !== groups.join())
     await cloud.modifyEni(eni.id, { securityGroups: groups });
   if (eni.status === "Available") await attach(ctx, entry, eni);
   await waitForStatus(ctx, eni.id, "InUse");
-  dropToken(ctx, entry);
+  dropToken(ctx.store, entry);
   if ((await waitForLink(eni.mac)) === undefined)
     throw new Error(`ENI ${eni.id} of ${entry.name} has no link on the node`);
   const gateway = gatewayOf((await networkOf(ctx, eni, true))?.cidr4) ?? "";
@@ -253,10 +253,10 @@ async function create(ctx: AgentContext, entry: EniEntry, vswitchId: string): Pr
         [TAG_ENTRY]: entry.name,
       },
       name: `terway-node-${self.instanceId}-${entry.name}`,
-      clientToken: tokenOf(ctx, entry),
+      clientToken: tokenOf(ctx.store, entry),
     });
   } catch (error) {
-    if (endsToken(error)) dropToken(ctx, entry);
+    if (endsToken(error)) dropToken(ctx.store, entry);
     throw error;
   }
 }
@@ -266,30 +266,9 @@ async function attach(ctx: AgentContext, entry: EniEntry, eni: CloudEni): Promis
     await ctx.cloud.attachEni(eni.id, ctx.self.instanceId);
   } catch (error) {
     // Deleted meanwhile: the same token would bring it again.
-    if (error instanceof CloudError && error.class === "gone") dropToken(ctx, entry);
+    if (error instanceof CloudError && error.class === "gone") dropToken(ctx.store, entry);
     throw error;
   }
-}
-
-function tokensIn({ store }: AgentContext): Readonly<Record<string, string>> {
-  return JSON.parse(getFact(store.db, "node_eni_tokens") || "{}");
-}
-
-/** The same until its ENI is seen, so that a create that is repeated makes no second one. */
-function tokenOf(ctx: AgentContext, { name }: EniEntry): string {
-  const tokens = tokensIn(ctx);
-  const known = tokens[name];
-  if (known !== undefined) return known;
-  const token = randomUUID();
-  const { db } = ctx.store;
-  inDurableTransaction(db, () => setFacts(db, { node_eni_tokens: JSON.stringify({ ...tokens, [name]: token }) }));
-  return token;
-}
-
-function dropToken(ctx: AgentContext, { name }: EniEntry): void {
-  const { [name]: token, ...others } = tokensIn(ctx);
-  if (token === undefined) return;
-  inTransaction(ctx.store.db, () => setFacts(ctx.store.db, { node_eni_tokens: JSON.stringify(others) }));
 }
 
 async function takeAway(ctx: AgentContext, eni: CloudEni): Promise<void> {

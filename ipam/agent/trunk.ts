@@ -1,12 +1,10 @@
 /** The trunk ENI of the instance: found, or made. Members hang on it. */
-import { randomUUID } from "node:crypto";
 import { type CloudEni, CloudError } from "../cloud/cloud-api.ts";
 import { listEnis } from "../store/enis.ts";
-import { getFact, setFacts } from "../store/facts.ts";
-import { inDurableTransaction, inTransaction } from "../store/transaction.ts";
 import { endsToken } from "./client-token.ts";
 import { kindOf, putIntoService } from "./cloud-sync.ts";
 import { type AgentContext, journal } from "./context.ts";
+import { dropToken, tokenOf } from "./kept-tokens.ts";
 import { keep } from "./loop.ts";
 import { TAG_CREATOR, TAG_NODE, TAG_POOL } from "./settings.ts";
 
@@ -42,10 +40,10 @@ async function ensureTrunk(ctx: AgentContext): Promise<boolean> {
     const attached = await waitUntilInUse(ctx, eni.id);
     if (!(await putIntoService(ctx, attached))) throw new Error(`trunk ENI ${eni.id} has no link on the node`);
   } catch (error) {
-    if (error instanceof CloudError && error.class === "gone") dropToken(ctx);
+    if (error instanceof CloudError && error.class === "gone") dropToken(ctx.store, "trunk");
     throw error;
   }
-  dropToken(ctx);
+  dropToken(ctx.store, "trunk");
   journal(ctx, "trunk", "ok", eni.id);
   return true;
 }
@@ -64,32 +62,16 @@ async function createTrunk(ctx: AgentContext, tags: Readonly<Record<string, stri
         count6: 0,
         tags: { ...config.eniTags, ...tags, [TAG_POOL]: "trunk" },
         name: `terway-trunk-${self.instanceId}`,
-        clientToken: tokenOf(ctx),
+        clientToken: tokenOf(ctx.store, "trunk"),
       });
     } catch (error) {
       if (!endsToken(error)) throw error;
-      dropToken(ctx); // nothing was made
+      dropToken(ctx.store, "trunk"); // nothing was made
       if (!(error instanceof CloudError && error.class === "vswitch-full")) throw error;
       full = error;
     }
   }
   throw full ?? new Error("eni_conf names no vSwitch for it");
-}
-
-/**
- * No intent is needed: the token outlives the agent until its ENI serves, so a create that is repeated brings the same one,
- * and its tags find it afterwards. Kept longer, it would bring that one also after somebody deleted it.
- */
-function tokenOf({ store }: AgentContext): string {
-  const known = getFact(store.db, "trunk_token");
-  if (known) return known;
-  const token = randomUUID();
-  inDurableTransaction(store.db, () => setFacts(store.db, { trunk_token: token }));
-  return token;
-}
-
-function dropToken({ store }: AgentContext): void {
-  if (getFact(store.db, "trunk_token")) inTransaction(store.db, () => setFacts(store.db, { trunk_token: "" }));
 }
 
 async function waitUntilInUse(ctx: AgentContext, id: string): Promise<CloudEni> {
@@ -99,6 +81,6 @@ async function waitUntilInUse(ctx: AgentContext, id: string): Promise<CloudEni> 
     if (eni?.status === "InUse" && eni.instanceId === ctx.self.instanceId) return eni;
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
   }
-  if (eni === undefined) dropToken(ctx); // it is gone: the same token would bring it again
+  if (eni === undefined) dropToken(ctx.store, "trunk"); // it is gone: the same token would bring it again
   throw new Error(`ENI ${id} was not attached within ${(POLL_MS * POLL_TRIES) / 1000} s`);
 }
