@@ -61,3 +61,15 @@ export function openManifests({ log }: Pick<AgentContext, "log">, dir: string, s
     },
   };
 }
+
+/**
+ * The folder says nothing: at the agent's start more likely a mount that is not there yet than all manifests removed while
+ * no agent ran.
+ *
+ * @param has Something of before the start is in force.
+ * @returns Until when that stays; undefined: the folder is believed.
+ */
+export function waitsForMount({ empty }: Pick<Refresh, "empty">, dir: string, has: boolean): string | undefined {
+  if (!empty || !has) return undefined;
+  return `until ${dir} has a manifest: is it mounted? If none is meant, write an empty List there (apiVersion: v1, kind: List, items: [])`;
+}

@@ -34,7 +34,7 @@ import { type AgentContext, journal } from "./context.ts";
 import { readLinks, waitForLink } from "./eni-node.ts";
 import { dropToken, tokenOf } from "./kept-tokens.ts";
 import { type Kept, keep } from "./loop.ts";
-import type { Manifests } from "./manifests.ts";
+import { type Manifests, waitsForMount } from "./manifests.ts";
 import { TAG_NODE } from "./settings.ts";
 
 /** On ENIs of nodes themselves: the entry's name. */
@@ -124,15 +124,12 @@ export function keepNodeEnis(ctx: AgentContext, manifests: Manifests): () => voi
   }
 
   /** Whether that there is no MultiENIConfig means that none is wanted. */
-  function saysNone({ broken, faulty, empty }: Refresh): boolean {
-    if (broken || [...faulty].some((key) => key.startsWith("MultiENIConfig/"))) return false;
-    // More likely a mount that is not there yet than all manifests removed while no agent ran.
-    if (accepted || !empty || (storedNodeEnis(ctx)?.enis ?? []).length === 0) return true;
-    ctx.log(
-      "error",
-      `the node's ENIs stay as they were before the start until ${manifests.dir} has a manifest: is it mounted? If none is meant, write an empty List there (apiVersion: v1, kind: List, items: [])`,
-    );
-    return false;
+  function saysNone(refresh: Refresh): boolean {
+    if (refresh.broken || [...refresh.faulty].some((key) => key.startsWith("MultiENIConfig/"))) return false;
+    if (accepted) return true;
+    const why = waitsForMount(refresh, manifests.dir, (storedNodeEnis(ctx)?.enis ?? []).length > 0);
+    if (why !== undefined) ctx.log("error", `the node's ENIs stay as they were before the start ${why}`);
+    return why === undefined;
   }
 
   async function work(): Promise<void> {

@@ -25,7 +25,7 @@ import type { Refresh } from "../policy/source-dir.ts";
 import { listLocalPods, setPolicyOff } from "../store/policy.ts";
 import { type AgentContext, journal } from "./context.ts";
 import { logDrops } from "./drop-log.ts";
-import type { Manifests } from "./manifests.ts";
+import { type Manifests, waitsForMount } from "./manifests.ts";
 
 export interface PolicyOptions {
   /** Absent: what `terway-cli policy sync` wrote into the store is kept in force. */
@@ -143,15 +143,12 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
   }
 
   /** Nobody remembers the last good form of what is faulty: the compiled policy of before the start is that form. */
-  function reasonToWait({ broken, faulty, empty }: Refresh): string | undefined {
+  function reasonToWait(refresh: Refresh): string | undefined {
     const { compiled } = enforcer;
     if (compiled === undefined) return undefined;
-    const dir = options.manifests?.dir;
-    if (broken || faulty.size > 0) return `until ${dir} has no fault`;
-    // More likely a mount that is not there yet than all manifests removed while no agent ran.
-    if (empty && compiled.pods.length + compiled.profiles.length > 0)
-      return `until ${dir} has a manifest: is it mounted? If no policy is meant, write an empty List there (apiVersion: v1, kind: List, items: [])`;
-    return undefined;
+    const dir = options.manifests?.dir ?? "";
+    if (refresh.broken || refresh.faulty.size > 0) return `until ${dir} has no fault`;
+    return waitsForMount(refresh, dir, compiled.pods.length + compiled.profiles.length > 0);
   }
 
   function report(why: string, changed: readonly string[]): void {
