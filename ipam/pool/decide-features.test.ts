@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { parseEniConf } from "../../shared/config/eni-conf.ts";
 import { decide, type PoolAction, type PoolState } from "./decide.ts";
 import { initialMemory } from "./memory.ts";
-import { noteLook, RECONCILE_MS, RESTART_SPREAD_MS } from "./observe.ts";
+import { noteAnswer, noteFailure, RECONCILE_MS, RESTART_SPREAD_MS } from "./observe.ts";
 import { nodeVSwitches, poolConfigOf } from "./pool-config.ts";
 import { makeEni, makeMemory, makeState } from "./testkit.ts";
 
@@ -311,7 +311,7 @@ describe("looks at the cloud", () => {
         memory = decision.memory;
         expect(decision.actions).toEqual([]);
         for (const { what } of decision.observe) {
-          memory = noteLook(memory, what, true, now);
+          memory = noteAnswer(memory, what, now);
           if (what === "enis") seen.push(now);
         }
       }
@@ -328,10 +328,10 @@ describe("looks at the cloud", () => {
     for (let now = 0; now < 200_000; now += 500) {
       if (!looks({ ...idle, memory }, now).includes("enis")) continue;
       tries.push(now);
-      memory = noteLook(memory, "enis", false, now);
+      memory = noteFailure(memory, "enis", now);
     }
     expect(tries.slice(0, 6)).toEqual([0, 2000, 6000, 14_000, 30_000, 60_000]);
-    expect(noteLook(memory, "enis", false, 0, 90_000).observed.enis?.notBeforeMs).toBe(90_000);
+    expect(noteFailure(memory, "enis", 0, { retryAfterMs: 90_000 }).observed.enis?.notBeforeMs).toBe(90_000);
   });
 });
 
@@ -343,7 +343,7 @@ describe("starting", () => {
     expect(actions(low, 150_000)).toHaveLength(1);
     expect(actions({ ...low, enis: [makeEni("a", 0)] }, 0)).toHaveLength(1);
     expect(actions({ ...low, waiters: 2 }, 0)).toEqual([{ kind: "assign", eniId: "a", count: 1 }]);
-    const seen = noteLook(initialMemory(0, 1, false), "enis", true, 0);
+    const seen = noteAnswer(initialMemory(0, 1, false), "enis", 0);
     expect(actions({ ...low, memory: seen }, 0)).toHaveLength(1);
   });
 
@@ -354,15 +354,15 @@ describe("starting", () => {
     const waiting = decide({ ...empty, waiters: 1 }, 0);
     expect(waiting).toMatchObject({ actions: [], stuck: undefined });
     expect(waiting.observe.map((o) => o.what)).toContain("enis");
-    const refused = noteLook(waiting.memory, "enis", false, 0, undefined, "Forbidden.RAM: no right to describe");
+    const refused = noteFailure(waiting.memory, "enis", 0, { problem: "Forbidden.RAM: no right to describe" });
     const told = decide({ ...empty, waiters: 1, memory: refused }, 10);
     expect(told.stuck).toContain("Forbidden.RAM");
     expect(told.conditions).toHaveLength(1);
-    expect(actions({ ...empty, memory: noteLook(refused, "enis", true, 20) }, 30)).toHaveLength(1);
+    expect(actions({ ...empty, memory: noteAnswer(refused, "enis", 20) }, 30)).toHaveLength(1);
   });
 
   it("looks as often as the configuration says", () => {
-    const memory = noteLook(initialMemory(0, 0, true), "enis", true, 0);
+    const memory = noteAnswer(initialMemory(0, 0, true), "enis", 0);
     const idle = makeState({ enis: [makeEni("a", 4)], memory, config: { reconcileMs: 100_000 } });
     expect(decide(idle, 84_000).observe.map((o) => o.what)).not.toContain("enis");
     expect(decide(idle, 116_000).observe.map((o) => o.what)).toContain("enis");

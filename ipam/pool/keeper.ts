@@ -6,7 +6,7 @@ import type { IpStack } from "../../shared/config/ip-stack.ts";
 import { decide } from "./decide.ts";
 import type { Failure } from "./inhibit.ts";
 import { initialMemory } from "./memory.ts";
-import { noteLook } from "./observe.ts";
+import { noteAnswer, noteFailure } from "./observe.ts";
 import { applyOutcome } from "./outcome.ts";
 import type {
   Condition,
@@ -105,11 +105,11 @@ export function createPoolKeeper(nowMs: number, seed: number, known: boolean): P
       ({ inhibitions, memory } = applyOutcome({ inhibitions, memory, enis, stack }, action, outcome, now, jitter));
     },
     saw(what, askedMs, { vswitches, unsettled } = {}) {
-      memory = noteLook(memory, what, true, askedMs, undefined, undefined, unsettled);
+      memory = noteAnswer(memory, what, askedMs, unsettled);
       if (vswitches !== undefined) seen = new Map(vswitches.map((v) => [v.id, { ...v, atMs: askedMs }]));
     },
     sawNothing(what, now, retryAfterMs, problem) {
-      memory = noteLook(memory, what, false, now, retryAfterMs, problem);
+      memory = noteFailure(memory, what, now, { retryAfterMs, problem });
     },
     inhibitions: () => inhibitions,
     conditions: () => [...held.values()].map((h) => h.condition),

@@ -2,7 +2,7 @@
  * When to look at the cloud. Rarely: the store is what pods live from, and a fleet that looks all at once is throttled
  * all at once (F-13).
  */
-import type { Observation, PoolMemory } from "./state.ts";
+import type { Observation, Observed, PoolMemory } from "./state.ts";
 
 /** An agent whose store knew its ENIs takes its first look within this time after its start. */
 export const RESTART_SPREAD_MS = 300_000;
@@ -90,28 +90,40 @@ function dueAt(
 }
 
 /**
- * Takes note of an answer, or of none. Failures are asked again with growing pauses.
+ * Takes note of an answer.
  *
- * @param nowMs Of an answer: when it was asked for.
+ * @param askedMs When it was asked for.
  * @param unsettled ENIs of which the answer says nothing.
  */
-export function noteLook(
+export function noteAnswer(
   memory: PoolMemory,
   what: Observation,
-  ok: boolean,
-  nowMs: number,
-  retryAfterMs?: number,
-  problem?: string,
+  askedMs: number,
   unsettled: ReadonlySet<string> = new Set(),
 ): PoolMemory {
-  const before = memory.observed[what];
-  const failures = ok ? 0 : (before?.failures ?? 0) + 1;
-  const pause = ok ? 0 : Math.max(retryAfterMs ?? 0, Math.min(60_000, 2000 * 2 ** failures) * (0.5 + memory.seed));
-  const observed = {
-    ...memory.observed,
-    [what]: { okAtMs: ok ? nowMs : before?.okAtMs, notBeforeMs: nowMs + pause, failures, problem },
-  };
-  if (!ok || what !== "enis") return { ...memory, observed };
-  const left = Object.entries(memory.suspects).filter(([id, sinceMs]) => sinceMs >= nowMs || unsettled.has(id));
+  const observed = noted(memory, what, { okAtMs: askedMs, notBeforeMs: askedMs, failures: 0, problem: undefined });
+  if (what !== "enis") return { ...memory, observed };
+  const left = Object.entries(memory.suspects).filter(([id, sinceMs]) => sinceMs >= askedMs || unsettled.has(id));
   return { ...memory, observed, suspects: Object.fromEntries(left) };
+}
+
+/** Takes note of a failure to get one: asked again with growing pauses. */
+export function noteFailure(
+  memory: PoolMemory,
+  what: Observation,
+  nowMs: number,
+  {
+    retryAfterMs = 0,
+    problem,
+  }: { readonly retryAfterMs?: number | undefined; readonly problem?: string | undefined } = {},
+): PoolMemory {
+  const before = memory.observed[what];
+  const failures = (before?.failures ?? 0) + 1;
+  const pause = Math.max(retryAfterMs, Math.min(60_000, 2000 * 2 ** failures) * (0.5 + memory.seed));
+  const observed = noted(memory, what, { okAtMs: before?.okAtMs, notBeforeMs: nowMs + pause, failures, problem });
+  return { ...memory, observed };
+}
+
+function noted(memory: PoolMemory, what: Observation, now: Observed): PoolMemory["observed"] {
+  return { ...memory.observed, [what]: now };
 }
