@@ -31,6 +31,7 @@ import { inTransaction } from "../store/transaction.ts";
 import { type AgentFacts, lockForAgent, startAgent } from "./agent.ts";
 import { lookAtVSwitches } from "./cloud-sync.ts";
 import { type AgentConfig, type AgentContext, emptyLately, type PoolSpec } from "./context.ts";
+import { createLog } from "./log.ts";
 import { openManifests } from "./manifests.ts";
 import { keepHeapSmall } from "./memory.ts";
 import { createMetrics, serveMetrics } from "./metrics.ts";
@@ -41,18 +42,7 @@ import { endPolicy, startPolicy } from "./policy.ts";
 import type { AgentOptions } from "./settings.ts";
 import { createShapingKeeper } from "./shaping.ts";
 
-type LogLevel = "info" | "warn" | "error";
-const lastSaid = new Map<string, number>();
-const SAY_AGAIN_MS = 60_000;
-
-/** JSON lines on stderr. The same words are said once a minute. */
-function log(level: LogLevel, msg: string, fields: Readonly<Record<string, unknown>> = {}): void {
-  const now = performance.now();
-  if (now - (lastSaid.get(msg) ?? Number.NEGATIVE_INFINITY) < SAY_AGAIN_MS) return;
-  lastSaid.set(msg, now);
-  if (lastSaid.size > 1000) lastSaid.clear();
-  process.stderr.write(`${JSON.stringify({ time: new Date().toISOString(), level, msg, ...fields })}\n`);
-}
+const log = createLog((line) => process.stderr.write(line));
 
 function readConfig(path: string): EniConfOutcome & { readonly config: NonNullable<EniConfOutcome["config"]> } {
   const outcome = parseEniConf(readFileSync(path, "utf8"));
