@@ -27,9 +27,9 @@ export function storeAndClock(): () => Store {
 
 export function refusal(
   code: string,
-  tweaks: Partial<Pick<CloudError, "retryAfterMs" | "outcomeUnknown">> = {},
+  tweaks: Partial<Pick<CloudError, "retryAfterMs" | "outcomeUnknown" | "requestId">> = {},
 ): CloudError {
-  const { retryAfterMs, outcomeUnknown = false } = tweaks;
-  const words = { action: "X", code, class: classify(code), requestId: "", message: "refused" };
+  const { retryAfterMs, outcomeUnknown = false, requestId = "" } = tweaks;
+  const words = { action: "X", code, class: classify(code), requestId, message: "refused" };
   return new CloudError({ ...words, retryAfterMs, outcomeUnknown });
 }
