@@ -230,6 +230,9 @@ function ensureIfb(s: ShapingSockets, podIfname: string): number {
   return ifb.index;
 }
 
+/** u32 says ENOSPC of a handle that is taken. */
+const TAKEN: ReadonlySet<string> = new Set(["EEXIST", "ENOSPC"]);
+
 /**
  * Brings the kernel from `actual` to `desired`. Limits that change do so in place: no packet is dropped for it.
  *
@@ -260,7 +263,7 @@ export function applyShaping(
     );
   } catch (error) {
     // Something is there after all: an ADD that came twice, or somebody else.
-    if (!(error instanceof NetlinkError) || error.errno !== "EEXIST" || actual !== undefined) throw error;
+    if (!(error instanceof NetlinkError) || !TAKEN.has(error.errno) || actual !== undefined) throw error;
     return applyShaping(s, links, desired, readShaping(s, links));
   }
   return differences.map((d) => d.what);

@@ -275,6 +275,7 @@ function redirectDifference(where: string, pod: LinkState, ifbIndex: number): Di
         "pod",
         newFilter({
           ...place,
+          handle: FILTER_HANDLE, // without one the kernel adds a second filter
           match: {
             kind: "u32",
             keys: [{ value: 0, mask: 0, offset: 0 }],

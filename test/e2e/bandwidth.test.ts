@@ -493,6 +493,22 @@ describe("a link that has no end on the node", () => {
     await heldInside(pod, far);
   }, 120_000);
 
+  it("is redirected to its ifb once, however often ADD comes and whatever went in between", () => {
+    const [pod, far] = [newSpace(), newSpace()];
+    far.nl.apply([newLink({ kind: "veth", name: "far0", peer: { name: "eth0", netnsFd: pod.fd } })]);
+    const s = socketsOf(pod);
+    const found = findShapedLinks(s, "eth0");
+    if (found === undefined) throw new Error("no link");
+    const limits = { ingress: { bitsPerSecond: 4 * M } };
+    for (const gone of [undefined, undefined, "ifb-eth0"]) {
+      if (gone) runTool("ip", ["-n", pod.name, "link", "del", gone]);
+      applyShaping(s, found, limits);
+      const state = readShaping(s, found);
+      expect([state.pod.ingress.filter((f) => f.match).length, shapingDifferences(limits, state)]).toEqual([1, []]);
+    }
+    s.close();
+  });
+
   // UDP: an emulated machine stops now and then, and TCP takes that for congestion.
   const udp = { udpBits: 12 * M };
 
