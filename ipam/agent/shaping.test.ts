@@ -182,6 +182,16 @@ describe("limits of live pods", () => {
     expect(tc(node, "filter", "show", "dev", "calia", "ingress")).toContain("terway-bandwidth limit 42840000bit");
   });
 
+  it("are put right, and written down again, where the row in the store is damaged", () => {
+    const a = pods.a as Netns;
+    const [before] = listShaping(store.db);
+    tc(a, "qdisc", "del", "dev", "eth0", "root");
+    store.db.run("UPDATE shaping SET plan = ?", ['{"version":1,"datap']);
+    inNetns(node.path, () => keeper.sample());
+    look(true);
+    expect([rateOf(a, "eth0"), listShaping(store.db)]).toEqual(["40800Kbit", [before]]);
+  });
+
   it("are read with one list of the node's qdiscs for all pods: the kernel tells those of all links or none", () => {
     facts("b", { [EGRESS_BANDWIDTH]: "5M" });
     look();

@@ -7,7 +7,7 @@ import { parsePodFacts } from "../../shared/config/pod-facts.ts";
 import { type PodLimits, resolveLimits } from "../../shared/config/pod-limits.ts";
 import { NO_QOS, parseQosConfig, type QosConfig } from "../../shared/config/qos-config.ts";
 import { applyEniQos } from "../../shared/datapath/eni-qos-kernel.ts";
-import type { Shaping } from "../../shared/datapath/shaping.ts";
+import { parseShaping } from "../../shared/datapath/shaping.ts";
 import {
   applyShaping,
   findShapedLinks,
@@ -64,7 +64,8 @@ interface Candidate extends AttachmentKey {
 
 const idOf = (k: AttachmentKey) => `${k.network}/${k.containerId}/${k.ifname}`;
 const podId = (c: Candidate) => `${c.podNamespace ?? ""}/${c.podName ?? c.containerId}`;
-const builtOf = (c: Candidate): PodLimits => (c.row ? (JSON.parse(c.row.plan) as Shaping).limits : {});
+/** None where the row is damaged: what is wanted is built and written down again. */
+const builtOf = (c: Candidate): PodLimits => (c.row && parseShaping(c.row.plan)?.limits) ?? {};
 const labelsOf = (c: Candidate): PodLabels => ({ namespace: c.podNamespace ?? "", pod: c.podName ?? c.containerId });
 
 /**
@@ -292,7 +293,7 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
   }
 
   function sampleOne(c: Candidate, onNode: () => QdiscsOfLinks): void {
-    const { limits } = JSON.parse(c.row?.plan ?? "{}") as Shaping;
+    const limits = builtOf(c);
     inPod(c, (s, links) => {
       const now = readingsOf(limits, readShaping(s, links, onNode()));
       const last = readings.get(idOf(c));

@@ -11,7 +11,7 @@ import type { AttachmentId } from "../../shared/cni/conf.ts";
 import { CniFailure, CODE } from "../../shared/cni/failure.ts";
 import { asFailure, type CniCall } from "../../shared/cni/run-plugin.ts";
 import type { PodLimits } from "../../shared/config/pod-limits.ts";
-import type { Shaping } from "../../shared/datapath/shaping.ts";
+import { parseShaping } from "../../shared/datapath/shaping.ts";
 import {
   applyShaping,
   findShapedLinks,
@@ -241,27 +241,32 @@ function undo(
 function del(host: PluginHost, call: CniCall, store: Store): void {
   const row = getShaping(store.db, keyOf(call));
   if (row === undefined) return;
-  removeFromNetns(host, row, JSON.parse(row.plan) as Shaping);
+  removeFromNetns(host, row);
   withBallast(host.sys, store.path, () => inTransaction(store.db, () => dropShaping(store.db, row)));
 }
 
-function removeFromNetns(host: PluginHost, row: ShapingRow, plan: Shaping): void {
-  if (plan.datapath === "veth") return;
+function removeFromNetns(host: PluginHost, row: ShapingRow): void {
+  const plan = parseShaping(row.plan);
+  if (plan?.datapath === "veth") return;
   // Gone, or another one by the same name: then the device is gone too.
   const netns = findPodNetns(host.sys, row);
-  if (netns) inNamespaces(host, netns, (s) => removeIfb(s, plan.podIfname));
+  if (netns) inNamespaces(host, netns, (s) => removeIfb(s, plan?.podIfname ?? row.ifname));
 }
 
 function check(host: PluginHost, call: CniCall, config: BandwidthConfig, store: Store): void {
   const row = getShaping(store.db, keyOf(call));
-  const limits = row ? (JSON.parse(row.plan) as Shaping).limits : wanted(call, config, store);
-  if (isUnlimited(limits)) return;
-  const netns = openPodNetns(host.sys, call.env.netns);
-  const problems = inNamespaces(host, netns, (s) => shapingProblems(s, linksOf(s, call), limits));
+  const limits = row ? parseShaping(row.plan)?.limits : wanted(call, config, store);
+  const problems = limits === undefined ? ["what the store says of them is damaged"] : problemsOf(host, call, limits);
   if (problems.length > 0)
     throw new CniFailure(
       CODE.changed,
       `the limits of container ${call.env.containerId} were changed: ${problems.join("; ")}`,
       "the agent puts them back; otherwise create the pod again",
     );
+}
+
+function problemsOf(host: PluginHost, call: CniCall, limits: PodLimits): string[] {
+  if (isUnlimited(limits)) return [];
+  const netns = openPodNetns(host.sys, call.env.netns);
+  return inNamespaces(host, netns, (s) => shapingProblems(s, linksOf(s, call), limits));
 }

@@ -14,6 +14,7 @@ import {
   type LinkState,
   limiterOf,
   OUR_MAJOR,
+  parseShaping,
   removalSteps,
   type ShapingState,
   shapingDifferences,
@@ -152,4 +153,14 @@ describe("ifbNameOf", () => {
     expect(ifbNameOf(name).length).toBeLessThanOrEqual(15);
     expect(ifbNameOf(name)).not.toBe(ifbNameOf(`${name.slice(0, 14)}x`));
   });
+});
+
+describe("what the store keeps", () => {
+  it("is read as it was written", () => {
+    const shaping = { version: 1, datapath: "pod", podIfname: "eth0", limits: { egress: { bitsPerSecond: M } } };
+    expect(parseShaping(JSON.stringify(shaping))).toEqual(shaping);
+  });
+  it.each(["", '{"version":1,"datap', "null", "7", "{}"])("is nothing when it is damaged: %s", (json) =>
+    expect(parseShaping(json)).toBeUndefined(),
+  );
 });

@@ -38,6 +38,16 @@ export interface Shaping {
   readonly limits: PodLimits;
 }
 
+/** Reads what the store keeps. @returns undefined when it is damaged. */
+export function parseShaping(json: string): Shaping | undefined {
+  try {
+    const value = JSON.parse(json) as Partial<Shaping> | null;
+    return value?.limits ? (value as Shaping) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
 /** Handle of our root qdiscs, "TW": by it they are told from everybody else's. */
 export const OUR_MAJOR = 0x5457;
 export const FILTER_PREFERENCE = 10;

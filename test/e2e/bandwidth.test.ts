@@ -39,6 +39,7 @@ import { inNetns } from "../runtime/exec.ts";
 
 const prefix = `bw${process.pid % 10000}`;
 const M = 1e6;
+const DAMAGED_JSON = '{"version":1,"datap';
 /** While an emulated machine stands still, tokens beyond the bucket's size are lost: there a flow may be slower, never faster. */
 const LEAST = patient(1) > 1 ? 0.85 : 0.95;
 /** Payload of flows that last: the claim is 5 %, either way. */
@@ -395,6 +396,20 @@ describe("a pod under ptp and terway-ipam", () => {
     }
   }, 30_000);
 
+  it("is named in CHECK when its row is damaged, and leaves nothing when deleted with it", async () => {
+    const runtime = runtimeWith({ ingressRate: 5 * M, egressRate: 5 * M });
+    const pod = newPod();
+    await runtime.add(pod);
+    store.db.run("UPDATE shaping SET plan = ?", [DAMAGED_JSON]);
+    const error = await failure(runtime.check(pod));
+    expect([error.code, error.message]).toEqual([
+      102,
+      expect.stringContaining("were changed: what the store says of them is damaged"),
+    ]);
+    await runtime.del(pod);
+    expect([listShaping(store.db), links(node)]).toEqual([[], []]);
+  }, 30_000);
+
   it("keeps in GC what the agent limits on a pod's further interfaces, which no runtime lists", async () => {
     const runtime = runtimeWith();
     const pod = newPod();
@@ -507,6 +522,19 @@ describe("a link that has no end on the node", () => {
       expect([state.pod.ingress.filter((f) => f.match).length, shapingDifferences(limits, state)]).toEqual([1, []]);
     }
     s.close();
+  });
+
+  it("loses its ifb in DEL though the row is damaged", async () => {
+    const [pod, far] = [newPod(), newSpace()];
+    far.nl.apply([newLink({ kind: "veth", name: "far0", peer: { name: "eth0", netnsFd: pod.ns.fd } })]);
+    const { conflist } = runtimeWith({ ingressRate: 4 * M, prevResult: { cniVersion: "1.0.0" } });
+    const alone = { ...conflist, plugins: conflist.plugins.slice(1) };
+    const runtime = createRuntime({ netns: node.path, cniPath: CNI_PATH, conflist: alone });
+    await runtime.add(pod);
+    expect(links(pod.ns)).toEqual(["eth0", "ifb-eth0"]);
+    store.db.run("UPDATE shaping SET plan = ?", [DAMAGED_JSON]);
+    await runtime.del(pod);
+    expect([links(pod.ns), listShaping(store.db)]).toEqual([["eth0"], []]);
   });
 
   // UDP: an emulated machine stops now and then, and TCP takes that for congestion.
