@@ -15,6 +15,7 @@ import { newLink } from "../../shared/netlink/rtnl/link.ts";
 import { RTM_GETQDISC } from "../../shared/netlink/uapi/rtnetlink.ts";
 import { CLOCK_BOOTTIME } from "../../shared/sys/linux.ts";
 import { openNodeSql, nodeSys as sys } from "../../shared/sys/node.ts";
+import { SysError } from "../../shared/sys/sys.ts";
 import { createNetns, type Netns, runTool } from "../../test/cloud/netns.ts";
 import { throughput } from "../../test/lab/iperf.ts";
 import { inNetns } from "../../test/runtime/exec.ts";
@@ -138,6 +139,18 @@ afterAll(() => {
 
 const rateOf = (ns: Netns, dev: string) => /tbf 5457: root .*rate (\S+)/.exec(tc(ns, "qdisc", "show", "dev", dev))?.[1];
 
+/** How often `work` asks the kernel for a list of qdiscs. */
+function qdiscLists(work: () => void): number {
+  const sent = vi.spyOn(sys, "send");
+  try {
+    work();
+    const types = sent.mock.calls.map(([, bytes]) => new DataView(bytes.buffer, bytes.byteOffset).getUint16(4, true));
+    return types.filter((type) => type === RTM_GETQDISC).length;
+  } finally {
+    sent.mockRestore();
+  }
+}
+
 describe("limits of live pods", () => {
   it("follow annotations and profiles: on, changed in place, nonsense ignored, taken away", () => {
     const a = pods.a as Netns;
@@ -195,14 +208,8 @@ describe("limits of live pods", () => {
   it("are read with one list of the node's qdiscs for all pods: the kernel tells those of all links or none", () => {
     facts("b", { [EGRESS_BANDWIDTH]: "5M" });
     look();
-    const sent = vi.spyOn(sys, "send");
-    for (const work of [() => keeper.sample(), () => keeper.look(true)]) {
-      sent.mockClear();
-      inNetns(node.path, work);
-      const types = sent.mock.calls.map(([, bytes]) => new DataView(bytes.buffer, bytes.byteOffset).getUint16(4, true));
-      expect(types.filter((type) => type === RTM_GETQDISC).length).toBe(1 + 2); // and one in each pod
-    }
-    sent.mockRestore();
+    for (const work of [() => keeper.sample(), () => keeper.look(true)])
+      expect(qdiscLists(() => inNetns(node.path, work))).toBe(1 + 2); // and one in each pod
     facts("b", {});
     look();
   });
@@ -262,6 +269,28 @@ describe("network priority", () => {
     look();
     expect(tc(node, "qdisc", "show", "dev", "eni1")).not.toContain("htb");
   }, 60_000);
+
+  it("is put in force on each ENI whatever happens on the others, with one list of qdiscs for all", () => {
+    node.nl.apply([newLink({ kind: "veth", name: "eni0", peer: { name: "eni0-far", netnsFd: far.fd } })]);
+    const ordered = () => ["eni0", "eni1"].filter((eni) => tc(node, "qdisc", "show", "dev", eni).includes("htb 5457:"));
+    const rule = { class_id: 1, rate: "10Mbps", ceil: "10Mbps" };
+    qos({ traffic_shaping: { tc_rules: ["eni0", "eni1"].map((name) => ({ ...rule, interface: name })) } });
+    const load = vi.spyOn(sys, "bpfLoad").mockImplementationOnce(() => {
+      throw new SysError("bpf", "BPF_PROG_LOAD", 12);
+    });
+    expect(qdiscLists(look)).toBe(1);
+    load.mockRestore();
+    expect(said.slice(-2)).toEqual([
+      "order in which eni0 sends: bpf BPF_PROG_LOAD: ENOMEM",
+      "eni1: sends in order of priority",
+    ]);
+    expect(tc(node, "filter", "show", "dev", "eni1", "parent", "5457:")).toContain("bpf");
+    // What was begun on the first goes too when nobody wants it any more.
+    qos("{}");
+    look();
+    expect(ordered()).toEqual([]);
+    runTool("ip", ["-n", node.name, "link", "del", "eni0"]);
+  });
 
   describe("of the only pod that has one", () => {
     const hasOrder = () => tc(node, "qdisc", "show", "dev", "eni1").includes("htb 5457:");

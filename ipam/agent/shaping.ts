@@ -6,7 +6,7 @@ import { readFileSync, statSync } from "node:fs";
 import { parsePodFacts } from "../../shared/config/pod-facts.ts";
 import { type PodLimits, resolveLimits } from "../../shared/config/pod-limits.ts";
 import { NO_QOS, parseQosConfig, type QosConfig } from "../../shared/config/qos-config.ts";
-import { applyEniQos } from "../../shared/datapath/eni-qos-kernel.ts";
+import { applyEniQos, type EniQosOutcome } from "../../shared/datapath/eni-qos-kernel.ts";
 import { parseShaping } from "../../shared/datapath/shaping.ts";
 import {
   applyShaping,
@@ -221,7 +221,7 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     return limits;
   }
 
-  function orderEnis(qos: QosConfig, anyPriority: boolean): void {
+  function orderEnis(qos: QosConfig, anyPriority: boolean, onNode: () => QdiscsOfLinks): void {
     const named = new Set(qos.tcRules.map((r) => r.interface));
     const enis = listEnis(store.db).flatMap((e) => (e.ifname === undefined ? [] : [e.ifname]));
     const wanted = new Set([...named, ...(anyPriority ? enis : [])]);
@@ -231,21 +231,30 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     const nl = openNetlink(sys);
     try {
       for (const ifname of new Set([...wanted, ...ordered])) {
+        const isWanted = wanted.has(ifname);
         const rules = qos.tcRules.filter((r) => r.interface === ifname);
-        const outcome = applyEniQos(sys, nl, ifname, wanted.has(ifname), rules);
-        if (wanted.has(ifname)) ordered.add(ifname);
-        else ordered.delete(ifname);
-        if (outcome === "changed")
-          log("info", `${ifname}: ${wanted.has(ifname) ? "sends in order of priority" : "sends as it comes"}`);
-        else if (outcome === "no link") {
-          // An ENI may be in a pod.
-          if (named.has(ifname)) log("warn", `tc_rules name ${ifname}, which this node does not have`);
-        } else if (outcome !== "right")
-          log("warn", `${ifname} has somebody else's ${outcome.foreign}: network priority is not in force on it`);
+        if (isWanted) ordered.add(ifname); // before: what stops half-way is there too
+        try {
+          const outcome = applyEniQos(sys, nl, ifname, isWanted, rules, onNode());
+          if (!isWanted) ordered.delete(ifname);
+          sayOrder(ifname, isWanted, named.has(ifname), outcome);
+        } catch (error) {
+          log("warn", `order in which ${ifname} sends: ${(error as Error).message}`);
+        }
       }
     } finally {
       nl.close();
     }
+  }
+
+  function sayOrder(ifname: string, isWanted: boolean, isNamed: boolean, outcome: EniQosOutcome): void {
+    if (outcome === "changed")
+      log("info", `${ifname}: ${isWanted ? "sends in order of priority" : "sends as it comes"}`);
+    else if (outcome === "no link") {
+      // An ENI may be in a pod.
+      if (isNamed) log("warn", `tc_rules name ${ifname}, which this node does not have`);
+    } else if (outcome !== "right")
+      log("warn", `${ifname} has somebody else's ${outcome.foreign}: network priority is not in force on it`);
   }
 
   function look(verify: boolean): void {
@@ -272,7 +281,7 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
       }
       if (inForce?.priority !== undefined) anyPriority = true;
     }
-    orderEnis(qos, anyPriority);
+    orderEnis(qos, anyPriority, onNode);
   }
   function sample(): void {
     const rows = listShaping(store.db).map((row): Candidate => ({ ...row, row }));

@@ -21,6 +21,7 @@ import {
   applyShaping,
   findShapedLinks,
   openShapingSockets,
+  readQdiscs,
   readShaping,
   removeShaping,
   type ShapingSockets,
@@ -565,8 +566,8 @@ describe("IPvlan children of one ENI", { ...needs("ipvlan"), timeout: patient(60
     const far = newEni();
     address(far, "far0", "10.78.0.1/24");
     const rules = [{ interface: "eni0", classId: 1, rate: 10 * M, ceil: 10 * M }];
-    expect(applyEniQos(sys, node.nl, "eni0", true, rules)).toBe("changed");
-    expect(applyEniQos(sys, node.nl, "eni0", true, rules)).toBe("right");
+    expect(applyEniQos(sys, node.nl, "eni0", true, rules, readQdiscs(node.nl))).toBe("changed");
+    expect(applyEniQos(sys, node.nl, "eni0", true, rules, readQdiscs(node.nl))).toBe("right");
     const flows = (["best-effort", "guaranteed"] as const).map((priority, i) => {
       const pod = newSpace();
       childOfEni(pod, "ipvlan", "mode", "l2");
@@ -582,7 +583,7 @@ describe("IPvlan children of one ENI", { ...needs("ipvlan"), timeout: patient(60
     });
     const [low = 0, high = 0] = await Promise.all(flows);
     expect([high > 7 * M, low < 4 * M, high + low < 11 * M], `${low} and ${high} bits/s`).toEqual([true, true, true]);
-    expect(applyEniQos(sys, node.nl, "eni0", false, [])).toBe("changed");
+    expect(applyEniQos(sys, node.nl, "eni0", false, [], readQdiscs(node.nl))).toBe("changed");
   });
 });
 
