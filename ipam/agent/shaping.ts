@@ -193,15 +193,18 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     });
   }
 
-  /** @returns The limits in force afterwards; undefined when the pod is gone. */
+  /**
+   * @param before What is built.
+   * @returns The limits in force afterwards; undefined when the pod is gone.
+   */
   function lookAt(
     c: Candidate,
+    before: PodLimits,
     qos: QosConfig,
     facts: ReadonlyMap<string, PodFacts>,
     verify: boolean,
     onNode: () => QdiscsOfLinks,
   ): PodLimits | undefined {
-    const before = builtOf(c);
     if (nowMs() - c.createdMs < YOUNG_MS) return before;
     // A container that is gone without DEL: what was on its links went with them.
     if (!isSameNetns(sys, c)) {
@@ -271,10 +274,10 @@ export function createShapingKeeper(ctx: ShapingContext, node: string, qosPath: 
     const onNode = nodeQdiscs();
     let anyPriority = false;
     for (const c of all) {
-      let inForce: PodLimits | undefined;
+      const before = builtOf(c);
+      let inForce: PodLimits | undefined = before; // as long as a look brings nothing else
       try {
-        inForce = builtOf(c); // as long as a look brings nothing else
-        inForce = lookAt(c, qos, facts, verify, onNode);
+        inForce = lookAt(c, before, qos, facts, verify, onNode);
       } catch (error) {
         // A DEL under way takes links from under our hands; what is really wrong comes again at the next look.
         log("warn", `limits of ${podId(c)}: ${(error as Error).message}`);
