@@ -15,7 +15,7 @@ import { accepting } from "../../shared/netlink/request.ts";
 import { getLink, isUp, type Link, setLink } from "../../shared/netlink/rtnl/link.ts";
 import { describeRoute } from "../../shared/netlink/rtnl/route.ts";
 import { delRule, describeRule, type Rule } from "../../shared/netlink/rtnl/rule.ts";
-import { type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
+import { NetlinkError, type NetlinkSocket, openNetlink } from "../../shared/netlink/socket.ts";
 import { nodeSys } from "../../shared/sys/node.ts";
 import { lessOthers, listAttachments } from "../store/attachments.ts";
 import { type Eni, listEnis } from "../store/enis.ts";
@@ -47,8 +47,8 @@ export function strayEniRules(enis: readonly Eni[], rules: readonly Rule[]): Rul
   );
 }
 
-/** Puts one thing right. @returns What was put back, one line each. */
-type Step = () => readonly string[];
+/** Puts one thing right. Gives what was put back, one line each, before it throws what could not be. */
+type Step = () => Iterable<string>;
 
 interface Repaired {
   readonly lines: readonly string[];
@@ -63,7 +63,7 @@ export function repairNode(ctx: AgentContext): Repaired {
   try {
     for (const step of steps(ctx, nl)) {
       try {
-        lines.push(...step());
+        for (const line of step()) lines.push(line);
       } catch (error) {
         failures.push(error as Error);
       }
@@ -116,14 +116,19 @@ function* podSteps(ctx: AgentContext, nl: NetlinkSocket): Generator<Step> {
   if (attachments.length === 0) return;
   const view = readKernelView(nl);
   for (const a of attachments)
-    yield () => {
+    yield function* () {
       const link = JSON.parse(a.datapath ?? "") as PodLink;
       const host = view.links.find((l) => l.name === link.hostIfname);
       // A veth whose pod is gone is for the sweep; it cannot be put back from here.
-      if (host === undefined) return [];
+      if (host === undefined) return;
       const problems = hostProblems(link, view);
-      if (problems.length === 0 || !putBack(ctx, nl, a, link, host)) return [];
-      return problems.map((p) => `pod ${a.podNamespace ?? ""}/${a.podName ?? a.containerId}: ${p}`);
+      if (problems.length === 0) return;
+      const refusals = putBack(ctx, nl, a, link, host);
+      if (refusals === undefined) return;
+      const pod = `pod ${a.podNamespace ?? ""}/${a.podName ?? a.containerId}`;
+      const left = refusals.length === 0 ? [] : hostProblems(link, readKernelView(nl));
+      for (const problem of problems) if (!left.includes(problem)) yield `${pod}: ${problem}`;
+      if (refusals.length > 0) throw new Error(`${pod}: ${refusals.map((r) => r.message).join("; ")}`);
     };
 }
 
@@ -131,24 +136,30 @@ function* podSteps(ctx: AgentContext, nl: NetlinkSocket): Generator<Step> {
  * A DEL may run at this moment: it deletes the link, then rules and routes, then the store's row. So the link is looked
  * at before and after; if it went in between, what was just put back goes again.
  *
- * @returns false when there was nothing to repair after all.
+ * @returns What the kernel refused; undefined when there was nothing to repair after all.
  */
-function putBack(ctx: AgentContext, nl: NetlinkSocket, key: AttachmentKey, link: PodLink, host: Link): boolean {
+function putBack(
+  ctx: AgentContext,
+  nl: NetlinkSocket,
+  key: AttachmentKey,
+  link: PodLink,
+  host: Link,
+): NetlinkError[] | undefined {
   const { index } = host;
   const addresses = link.addresses.map((a) => a.address);
   const isThere = () => nl.transact([getLink({ index })])[0]?.ok === true;
-  if (!isThere()) return false;
+  if (!isThere()) return undefined;
   sweepAddresses(nl, addresses);
-  nl.transact([
+  const outcomes = nl.transact([
     // First: a change of the MAC address takes the link's neighbours away. A veth need not go down for it.
     ...(formatMac(host.mac) === link.hostMac ? [] : [setLink({ index, mac: parseMac(link.hostMac) })]),
     ...(host.mtuBytes === link.mtuBytes ? [] : [setLink({ index, mtuBytes: link.mtuBytes })]),
     ...hostRequests(link, index),
   ]);
-  if (isThere()) return true;
+  if (isThere()) return outcomes.flatMap((o) => (o.ok ? [] : [new NetlinkError(o.refusal)]));
   // With the store locked nobody is given these addresses while they are swept.
   inTransaction(ctx.store.db, () => sweepAddresses(nl, lessOthers(ctx.store.db, key, addresses)));
-  return false;
+  return undefined;
 }
 
 /** {@link repairNode} with its report to log, journal and metrics. @throws {Error} What could not be put right. */
