@@ -18,7 +18,7 @@ import { nodeSys as sys, watchFd } from "../../shared/sys/node.ts";
 import { isErrno } from "../../shared/sys/sys.ts";
 import { PolicyCompiler } from "../policy/compiler.ts";
 import { attachedPods, createEnforcer } from "../policy/enforcer.ts";
-import { removeInside } from "../policy/inside.ts";
+import { removeInside, throwAll } from "../policy/inside.ts";
 import { describeUnknown, type LostOwners, restoreOwners } from "../policy/lost-owners.ts";
 import type { Labels } from "../policy/objects.ts";
 import type { Refresh } from "../policy/source-dir.ts";
@@ -126,6 +126,8 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
   });
   let accepted = false;
   let brought: CompiledPolicy | undefined;
+  /** Pods' own namespaces have not got it yet. */
+  let isRefused = false;
   let retry: NodeJS.Timeout | undefined;
 
   function take(refresh: Refresh): void {
@@ -159,22 +161,24 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
 
   function step(): void {
     if (!accepted) {
-      if (options.manifests === undefined && enforcer.reread()) enforcer.mend();
+      if (options.manifests === undefined && enforcer.reread()) mend();
       return;
     }
     compiler.setAttached(attachedPods(store));
     const compiled = compiler.compile();
-    if (compiled === brought && !enforcer.keepsEnded) return;
+    if (compiled === brought && !enforcer.keepsEnded && !isRefused) return;
     const isNew = compiled !== brought;
     brought = undefined; // unless it succeeds
-    const { rows, changed } = enforcer.bring(compiled, compiler.objects.size > 0);
+    const { rows, changed, failures } = enforcer.bring(compiled, compiler.objects.size > 0);
     brought = compiled;
-    if (!isNew && rows === 0 && changed.length === 0) return;
-    ctx.log("info", `policy revision ${compiled.revision}: ${changed.length} changes in the kernel`, {
-      pods: compiled.pods.length,
-      profiles: compiled.profiles.length,
-      rows,
-    });
+    isRefused = failures.length > 0;
+    if (isNew || rows > 0 || changed.length > 0)
+      ctx.log("info", `policy revision ${compiled.revision}: ${changed.length} changes in the kernel`, {
+        pods: compiled.pods.length,
+        profiles: compiled.profiles.length,
+        rows,
+      });
+    throwAll(failures);
   }
 
   /** A failure leaves what is in force, is told, and is tried again. */
@@ -187,7 +191,7 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
         retry = undefined;
         guarded(() => {
           step();
-          enforcer.mend();
+          mend("tried again");
         });
       }, RETRY_MS);
     }
@@ -209,10 +213,13 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
     }
   }
 
-  function mend(why: string): void {
+  /** @param why Absent: it was to be expected, and nobody need be told. */
+  function mend(why?: string): void {
     // `policy sync` may be who changed the kernel, and has written the store before.
     if (options.manifests === undefined) enforcer.reread();
-    report(why, enforcer.mend());
+    const { changed, failures } = enforcer.mend();
+    if (why !== undefined) report(why, changed);
+    throwAll(failures);
   }
 
   let culprit = "";
@@ -225,7 +232,7 @@ function start(ctx: Context, options: PolicyOptions): PolicyAgent {
   const periodic = setInterval(() => guarded(() => mend("periodic check")), MEND_EVERY_MS);
   guarded(() => {
     step();
-    enforcer.mend();
+    mend();
   });
   return {
     stop() {

@@ -122,7 +122,7 @@ describe("an agent that is killed in the middle of an update", () => {
     // The store has it already: the next agent, without any folder, goes on from there.
     const next = createEnforcer(store, nft);
     expect(next.compiled).toEqual(policy(2, 2));
-    expect(next.mend().length > 0).toBe(!done);
+    expect(next.mend().changed.length > 0).toBe(!done);
     expect(inForce()).toEqual(meaning(2));
     expect(policyProblems(nft, { compiled: policy(2, 2), pods: listLocalPods(store.db) })).toEqual([]);
   });
@@ -161,7 +161,7 @@ describe("what others do", () => {
     agent.bring(policy(2, 2));
     expect(dumps).toBe(0);
     const other = createEnforcer(store, nft);
-    expect(other.mend()).toEqual([]); // only looks
+    expect(other.mend().changed).toEqual([]); // only looks
     agent.bring(policy(3, 3));
     expect(dumps).toBe(0);
     nft.commit([delTable(POLICY_TABLE)]);
@@ -182,7 +182,7 @@ describe("what others do", () => {
         return nft.dump(request);
       },
     };
-    expect(createEnforcer(store, racing).mend().join()).toContain("is missing");
+    expect(createEnforcer(store, racing).mend().changed.join()).toContain("is missing");
     expect([disturbed, inForce()]).toEqual([true, meaning(1)]);
   });
 
@@ -231,7 +231,7 @@ describe("a pod whose object ended before its container", () => {
     expect([verdicts(), agent.keepsEnded]).toEqual([kept, true]);
     expect(agent.bring(withoutSecond(2, 2)).changed).toEqual([]);
     const next = createEnforcer(store, nft);
-    expect(next.mend()).toEqual([]);
+    expect(next.mend().changed).toEqual([]);
     next.bring(withoutSecond(3, 3));
     expect(verdicts()).toEqual(["10.9.0.1 : goto in-profile-3", "10.9.0.2 : goto in-profile-1"]);
     inTransaction(store.db, () => store.db.run("DELETE FROM policy_address WHERE name = 'p2'"));
@@ -264,7 +264,7 @@ describe("an ADD between the agent's write of the store and that of the kernel",
     expect(made).toBeGreaterThan(0);
     agent.bring(policy(2, 2));
     expect(rules()).toBe(made);
-    expect(agent.mend()).toEqual([]);
+    expect(agent.mend().changed).toEqual([]);
   });
 });
 
@@ -314,17 +314,23 @@ describe("a pod whose own namespace refuses its table", () => {
         inTransaction(store.db, () => putCompiled(store.db, policy(2, 2)));
         agent.reread();
         nft.commit([delTable(POLICY_TABLE)]);
-        agent.mend();
+        return agent.mend();
       },
     ],
-  ] as const)("does not keep the node's connections alive %s", (_what, cutEstablished, change) => {
-    const agent = createEnforcer(store, nft, { cutEstablished });
-    expect(() => agent.bring(policy(1, 1))).toThrow(/in pod d\/p2: /);
-    begin();
-    expect(isCut()).toBe(false);
-    expect(() => change(agent)).toThrow(/in pod d\/p2: /);
-    expect([inForce(), isCut()]).toEqual([meaning(2), true]);
-    repair();
-    expect(agent.bring(policy(2, 2)).changed).toEqual([]);
-  });
+  ] as const)(
+    "keeps no connection of the node alive %s, and what was done is told",
+    (_what, cutEstablished, change) => {
+      const agent = createEnforcer(store, nft, { cutEstablished });
+      const refused = [expect.objectContaining({ message: expect.stringMatching(/^in pod d\/p2: /) })];
+      expect(agent.bring(policy(1, 1)).failures).toEqual(refused);
+      begin();
+      expect(isCut()).toBe(false);
+      const { changed, failures } = change(agent);
+      expect(failures).toEqual(refused);
+      expect(changed.join()).toMatch(/.,cut 192\.0\.1\.0 to 10\.9\.0\.1/);
+      expect([inForce(), isCut()]).toEqual([meaning(2), true]);
+      repair();
+      expect(agent.bring(policy(2, 2))).toMatchObject({ changed: [], failures: [] });
+    },
+  );
 });

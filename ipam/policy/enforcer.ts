@@ -17,7 +17,7 @@ import { getCompiled, getPolicyRevision, listLocalPods, localPodsText, putCompil
 import { inTransaction } from "../store/transaction.ts";
 import type { AttachedPod } from "./compiler.ts";
 import { keepEnded } from "./ended-pods.ts";
-import { InsideEnforcer } from "./inside.ts";
+import { InsideEnforcer, type Mended } from "./inside.ts";
 
 /** Pods of this node with the addresses that they really have, by the chained plugin's rows and by our IPAM's. */
 export function attachedPods(store: Store): AttachedPod[] {
@@ -57,11 +57,9 @@ function ownAddresses(): string[] {
   );
 }
 
-export interface Enforced {
+export interface Enforced extends Mended {
   /** Rows of the store that were written. */
   readonly rows: number;
-  /** What differed in the kernel, one line each. */
-  readonly changed: readonly string[];
 }
 
 export interface Enforcer {
@@ -70,20 +68,19 @@ export interface Enforcer {
   /** Pods are kept under a policy whose objects ended: `bring` is wanted again when one of them is gone. */
   readonly keepsEnded: boolean;
   /**
-   * Brings store and kernel to it; pods that it does not name keep what they have while they are attached. A pod whose own
-   * namespace refuses holds back nothing else: that is said at the end.
+   * Brings store and kernel to it; pods that it does not name keep what they have while they are attached.
    *
    * @param keepEnded false: whatever it does not name is under no policy.
-   * @throws {NetlinkError | AggregateError} When the kernel refuses, of the node or of pods; the store has it then.
+   * @throws {NetlinkError} When the kernel refuses what is the node's; the store has it then.
    */
   bring(compiled: CompiledPolicy, keepEnded?: boolean): Enforced;
   /**
    * Compares with the whole of what the kernel has, and mends. Where judging itself was away (a flushed table or chain),
    * connections that began meanwhile and are not allowed end, whatever `cutEstablished` says.
    *
-   * @returns What was wrong, one line each.
+   * @throws {NetlinkError} As `bring` does.
    */
-  mend(): readonly string[];
+  mend(): Mended;
   /** Somebody else may have written the store's compiled policy. @returns Whether it is another one now. */
   reread(): boolean;
 }
@@ -120,8 +117,8 @@ export function createEnforcer(store: Store, nft: NftSocket | undefined, given: 
   }
 
   /** @param isCutting Of what differed on the node: whether connections that are not allowed end because of it. */
-  function program(from: Programmed | undefined, isCutting: (what: string) => boolean): readonly string[] {
-    if (compiled === undefined || nft === undefined) return [];
+  function program(from: Programmed | undefined, isCutting: (what: string) => boolean): Mended {
+    if (compiled === undefined || nft === undefined) return { changed: [], failures: [] };
     const wanted = compiled;
     const options = given.logDrops === undefined ? {} : { logDrops: given.logDrops };
     const desired = () => ({ compiled: wanted, pods: localPods(), ...options });
@@ -129,16 +126,10 @@ export function createEnforcer(store: Store, nft: NftSocket | undefined, given: 
     const report = programPolicy(nft, desired, from);
     programmed = report.programmed;
     owesCut ||= report.changed.some(isCutting);
-    let inPods: readonly string[] = [];
-    let cut: readonly string[] = [];
-    try {
-      inPods = inside.bring(wanted, { verify: from === undefined, cut: always });
-    } finally {
-      // Whichever pod's own namespace refuses: that holds back nothing of the node's.
-      if (owesCut) cut = cutDenied(nft, { compiled: wanted, pods: localPods() }, ownAddresses());
-      owesCut = false;
-    }
-    return [...report.changed, ...inPods, ...cut.map((text) => `cut ${text}`)];
+    const { changed: inPods, failures } = inside.bring(wanted, { verify: from === undefined, cut: always });
+    const cut = owesCut ? cutDenied(nft, { compiled: wanted, pods: localPods() }, ownAddresses()) : [];
+    owesCut = false;
+    return { changed: [...report.changed, ...inPods, ...cut.map((text) => `cut ${text}`)], failures };
   }
 
   return {
@@ -154,7 +145,7 @@ export function createEnforcer(store: Store, nft: NftSocket | undefined, given: 
       keepsEnded = next !== given;
       const rows = next === before ? 0 : inTransaction(db, () => putCompiled(db, next, before));
       compiled = next;
-      return { rows, changed: program(programmed, () => always) };
+      return { rows, ...program(programmed, () => always) };
     },
     mend() {
       return program(undefined, (what) => always || isHole(what));

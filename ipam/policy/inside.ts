@@ -32,6 +32,18 @@ interface Parts {
   readonly sets: ReadonlyMap<string, object>;
 }
 
+export interface Mended {
+  /** What differed in the kernel, one line each. */
+  readonly changed: readonly string[];
+  /** Of pods whose own namespace refuses: that held back nothing else. */
+  readonly failures: readonly Error[];
+}
+
+/** @throws {AggregateError} That says all of them, if there are any. */
+export function throwAll(failures: readonly Error[]): void {
+  if (failures.length > 0) throw new AggregateError(failures, failures.map((f) => f.message).join("; "));
+}
+
 export class InsideEnforcer {
   readonly #store: Store;
   readonly #known = new Map<string, Known>();
@@ -46,10 +58,8 @@ export class InsideEnforcer {
    *
    * @param options.verify Look into every namespace, whether something changed for its pod or not.
    * @param options.cut Connections that are no longer allowed end.
-   * @returns What differed, one line each.
-   * @throws {AggregateError} When a kernel refuses; every other pod has its policy then.
    */
-  bring(compiled: CompiledPolicy, options: { readonly verify: boolean; readonly cut: boolean }): string[] {
+  bring(compiled: CompiledPolicy, options: { readonly verify: boolean; readonly cut: boolean }): Mended {
     const pods = listUplinkPods(this.#store.db);
     const alive = new Set(pods.map(idOf));
     for (const id of this.#known.keys()) if (!alive.has(id)) this.#known.delete(id);
@@ -66,8 +76,7 @@ export class InsideEnforcer {
           failures.push(new Error(`in pod ${pod.namespace}/${pod.name}: ${(error as Error).message}`));
       }
     }
-    if (failures.length > 0) throw new AggregateError(failures, failures.map((f) => f.message).join("; "));
-    return changed;
+    return { changed, failures };
   }
 
   #parts(compiled: CompiledPolicy): Parts {
@@ -106,7 +115,12 @@ export class InsideEnforcer {
   }
 }
 
-/** Takes the policy out of every such pod. @returns Of which pods it was. @throws {AggregateError} As `bring` does. */
+/**
+ * Takes the policy out of every such pod.
+ *
+ * @returns Of which pods it was.
+ * @throws {AggregateError} When a kernel refuses; every other pod is free then.
+ */
 export function removeInside(store: Store): string[] {
   const freed: string[] = [];
   const failures: Error[] = [];
@@ -118,7 +132,7 @@ export function removeInside(store: Store): string[] {
         failures.push(new Error(`in pod ${pod.namespace}/${pod.name}: ${(error as Error).message}`));
     }
   }
-  if (failures.length > 0) throw new AggregateError(failures, failures.map((f) => f.message).join("; "));
+  throwAll(failures);
   return freed;
 }
 

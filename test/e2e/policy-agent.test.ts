@@ -5,7 +5,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
+import { isDeepStrictEqual } from "node:util";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { putAttachment } from "../../ipam/store/attachments.ts";
+import { makeAttachment, makeKey } from "../../ipam/store/contract/kit.ts";
 import { readJournal } from "../../ipam/store/journal.ts";
 import { openStore, type Store } from "../../ipam/store/open.ts";
 import { getCompiled, putPolicyAddress } from "../../ipam/store/policy.ts";
@@ -240,6 +243,26 @@ describe("the agent with a folder of policies", () => {
     expect(readJournal(store.db, {}).some((row) => row.op === "policy-repair" && row.detail?.includes("nft"))).toBe(
       true,
     );
+  });
+
+  it("tells what it put right, and what it brought, while a pod's own namespace refuses its policy", async () => {
+    const { dev, ino } = nodeSys.stat(node.path) ?? { dev: 0, ino: 0 };
+    const where = { netns: node.path, netnsDev: dev, netnsIno: ino };
+    // What is noted of the pod's link cannot be read: that fails as early as anything can.
+    inTransaction(store.db, () =>
+      putAttachment(store.db, makeAttachment(makeKey("c1"), { ...where, datapath: '{"uplink":' })),
+    );
+    write("a.yaml", POD("web", "web") + POD("c", "client", "10.8.0.1") + POLICY("client"));
+    startAgent();
+    await until(() => brought(), "the start");
+    const before = kernel();
+    // Again and again: a look at the manifests may be who mends it.
+    await until(() => {
+      nftDo("flush", "ruleset");
+      return lines.some((l) => /^policy put right \(changed by nft .*is missing/.test(l.msg));
+    }, "the repair");
+    await until(() => isDeepStrictEqual(kernel(), before), "the policy in the kernel again");
+    await until(() => lines.some((l) => l.level === "error" && l.msg.includes("in pod d/web: ")), "the refusal");
   });
 
   it("leaves other tables alone, and is not stirred by them", async () => {

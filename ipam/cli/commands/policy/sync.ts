@@ -3,6 +3,7 @@ import { openNft } from "../../../../shared/netlink/nft/socket.ts";
 import { nodeSys, openNodeSql } from "../../../../shared/sys/node.ts";
 import { PolicyCompiler } from "../../../policy/compiler.ts";
 import { attachedPods, createEnforcer } from "../../../policy/enforcer.ts";
+import { throwAll } from "../../../policy/inside.ts";
 import { describeUnknown, restoreOwners } from "../../../policy/lost-owners.ts";
 import { describeFileFinding } from "../../../policy/source-dir.ts";
 import { getFacts } from "../../../store/facts.ts";
@@ -95,10 +96,11 @@ export default class PolicySync extends BaseCommand {
         logDrops: flags["log-drops"],
         cutEstablished: flags["cut-established"],
       });
-      const { rows, changed } = enforcer.bring(compiled, compiler.objects.size > 0);
+      const { rows, changed, failures } = enforcer.bring(compiled, compiler.objects.size > 0);
       this.log(
         `revision ${compiled.revision}: ${compiled.pods.length} pods, ${compiled.profiles.length} profiles, ${compiled.sets.length + compiled.endpointSets.length} sets; ${rows} rows written, ${changed.length} changes in the kernel`,
       );
+      throwAll(failures);
       return {
         revision: compiled.revision,
         pods: compiled.pods.length,
