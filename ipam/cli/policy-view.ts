@@ -7,7 +7,7 @@ import { type AttachedPod, PolicyCompiler } from "../policy/compiler.ts";
 import { attachedPods } from "../policy/enforcer.ts";
 import { errorsOf, type FileFinding, PolicyFolder } from "../policy/source-dir.ts";
 import type { Store } from "../store/open.ts";
-import { getCompiled } from "../store/policy.ts";
+import { getCompiled, isPolicyOff } from "../store/policy.ts";
 
 export interface ReadFolder {
   readonly events: ReturnType<PolicyFolder["refresh"]>["events"];
@@ -35,6 +35,8 @@ export async function readFolder(dir: string): Promise<ReadFolder> {
 /** Policies and the pods by which ends of flows are known. */
 export interface PolicyWorld {
   readonly compiled: CompiledPolicy;
+  /** NetworkPolicy is switched off on this node: nothing of it is in force. */
+  readonly off: boolean;
   readonly pods: readonly AttachedPod[];
   /** Pods of other nodes are judged too. */
   readonly everyNode: boolean;
@@ -59,13 +61,16 @@ export function worldOfFolder(events: ReadFolder["events"], attached: readonly A
   );
   const names = new Set(known.map((p) => `${p.namespace}/${p.name}`));
   const pods = [...known, ...attached.filter((p) => !names.has(`${p.namespace}/${p.name}`))];
-  return { compiled, pods, everyNode: true } satisfies PolicyWorld;
+  return { compiled, off: false, pods, everyNode: true } satisfies PolicyWorld;
 }
 
-/** As it is in force on this node. */
+const NONE: CompiledPolicy = { revision: 0, sets: [], endpointSets: [], profiles: [], pods: [] };
+
+/** As it is in force on this node. @returns undefined: none was ever compiled, and NetworkPolicy is not off. */
 export function worldOfStore(store: Store): PolicyWorld | undefined {
-  const compiled = getCompiled(store.db);
-  return compiled && { compiled, pods: attachedPods(store), everyNode: false };
+  const off = isPolicyOff(store.db);
+  const compiled = getCompiled(store.db) ?? (off ? NONE : undefined);
+  return compiled && { compiled, off, pods: attachedPods(store), everyNode: false };
 }
 
 const familyOf = (address: string) => (address.includes(":") ? 6 : 4);

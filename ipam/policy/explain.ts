@@ -4,6 +4,8 @@ import { createEvaluator, type Flow, type FlowEnd, type Judgement } from "../../
 
 export type Direction = "ingress" | "egress";
 
+export const POLICY_OFF = "NetworkPolicy is off on this node";
+
 export interface SideExplained {
   readonly direction: Direction;
   readonly allowed: boolean;
@@ -70,6 +72,13 @@ export function explainFlow(compiled: CompiledPolicy, flow: Flow): FlowExplained
     allowed: judged.allowed,
     sides: [side("egress", from, judged.egress), side("ingress", to, judged.ingress)],
   };
+}
+
+/** Where NetworkPolicy is switched off, whatever is compiled. */
+export function explainOff({ from, to, protocol, port }: Flow): FlowExplained {
+  const side = (direction: Direction): SideExplained => ({ direction, allowed: true, because: POLICY_OFF });
+  const sides = [side("egress"), side("ingress")];
+  return { from: endName(from), to: endName(to), protocol, port, allowed: true, sides };
 }
 
 export function podOf(

@@ -1,7 +1,7 @@
 import { Flags } from "@oclif/core";
 import type { FlowEnd } from "../../../../shared/policy/evaluate.ts";
 import { attachedPods } from "../../../policy/enforcer.ts";
-import { explainFlow, type FlowExplained, formatFlow } from "../../../policy/explain.ts";
+import { explainFlow, explainOff, type FlowExplained, formatFlow } from "../../../policy/explain.ts";
 import { describeFileFinding } from "../../../policy/source-dir.ts";
 import { listAttachments } from "../../../store/attachments.ts";
 import type { Store } from "../../../store/open.ts";
@@ -57,7 +57,8 @@ export default class PolicyExplain extends BaseCommand {
         this.error(`${flags.from} and ${flags.to} have no address of the same family`, { exit: 2 });
       const explained: Explained[] = [];
       for (const pair of pairs) {
-        const one = explainFlow(world.compiled, { ...pair, protocol, port: flags.port });
+        const flow = { ...pair, protocol, port: flags.port };
+        const one = world.off ? explainOff(flow) : explainFlow(world.compiled, flow);
         this.log(formatFlow(one));
         if (!flags.probe) explained.push(one);
         else explained.push({ ...one, probe: await this.#probe(store, pair, one, flags["probe-timeout"]) });

@@ -3,11 +3,20 @@ import { openNft } from "../../../../shared/netlink/nft/socket.ts";
 import { profileChain } from "../../../../shared/policy/names.ts";
 import { readCounters } from "../../../../shared/policy/program.ts";
 import { nodeSys } from "../../../../shared/sys/node.ts";
-import { type Count, type DirectionShown, formatDirection, podOf, showDirection } from "../../../policy/explain.ts";
+import {
+  type Count,
+  type DirectionShown,
+  formatDirection,
+  POLICY_OFF,
+  podOf,
+  showDirection,
+} from "../../../policy/explain.ts";
 import { BaseCommand } from "../../base-command.ts";
 import { endsOf, type PolicyWorld, worldOfStore } from "../../policy-view.ts";
 
 interface PodShown {
+  /** On this node: the rules are not in force. */
+  readonly policyOff: boolean;
   readonly pod: string;
   readonly addresses: readonly string[];
   readonly revision: number;
@@ -63,6 +72,7 @@ export default class PolicyShow extends BaseCommand {
   }
 
   #show(world: PolicyWorld, text: string): PodShown {
+    if (world.off) this.log(`${POLICY_OFF}: nothing of this is in force`);
     const known = world.compiled.pods.map((p) => ({ ...p, addresses: [] as string[] }));
     const named = known.find((p) => `${p.namespace}/${p.name}` === text);
     let pod: { readonly namespace: string; readonly name: string } | undefined = named;
@@ -77,10 +87,11 @@ export default class PolicyShow extends BaseCommand {
     if (pod === undefined || policy === undefined)
       this.error(`no policy is known for ${text}: its Pod object was not among the manifests`, {
         exit: 1,
-        suggestions: ["the posture of the conflist (terway-policy, key default) holds for it"],
+        suggestions: world.off ? [] : ["the posture of the conflist (terway-policy, key default) holds for it"],
       });
     const count = readCount();
     const shown: PodShown = {
+      policyOff: world.off,
       pod: `${pod.namespace}/${pod.name}`,
       addresses: world.pods.find((p) => p.namespace === pod.namespace && p.name === pod.name)?.addresses ?? [],
       revision: world.compiled.revision,
