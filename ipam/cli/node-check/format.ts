@@ -36,7 +36,6 @@ export function formatReport(report: NodeReport): string {
   }
   if (report.findings.length > 0) lines.push("");
   for (const f of report.findings) lines.push(`${f.level}: ${f.subject}: ${f.message}`, `    remedy: ${f.remedy}`);
-  const errors = report.findings.filter((f) => f.level === "error").length;
-  lines.push("", report.exitCode === 0 ? "good" : `not good: ${errors === 1 ? "1 error" : `${errors} errors`}`);
+  lines.push("", report.notGood.length === 0 ? "good" : `not good: ${report.notGood.join(", ")}`);
   return lines.join("\n");
 }

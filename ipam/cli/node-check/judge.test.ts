@@ -274,8 +274,28 @@ describe("judgeNode", () => {
     );
   });
 
-  it("is not good on a node that can do no mode of ours", () => {
-    expect(judgeNode(node({ without: ["veth"], confFiles: [] })).exitCode).toBe(1);
+  const PLUGINS = ["terway-eni", "terway-ipvlan", "terway-trunk", "terway-ipam"];
+  const lastLine = (facts: NodeCheckFacts) => formatReport(judgeNode(facts)).split("\n").at(-1);
+  it.each<[what: string, facts: NodeCheckFacts, because: string]>([
+    ["whose kernel can do no mode", node({ without: ["veth", "macvlan"], confFiles: [] }), "no mode is possible"],
+    ["without plugins", node({ missing: PLUGINS, confFiles: [] }), "no mode is possible yet"],
+    [
+      "that lacks all but the plugins of standalone modes",
+      node({ missing: PLUGINS.slice(0, 3), confFiles: [] }),
+      "no mode but standalone is possible yet",
+    ],
+    [
+      "without plugins and a folder",
+      node({ missing: PLUGINS, confFiles: undefined }),
+      "1 error, no mode is possible yet",
+    ],
+  ])("is not good on a node %s, and says why", (_what, facts, because) => {
+    expect([lastLine(facts), judgeNode(facts).exitCode]).toEqual([`not good: ${because}`, 1]);
+  });
+
+  it("counts the errors where a mode is in force, or nothing could be tried", () => {
+    expect(lastLine(node({ missing: PLUGINS }))).toMatch(/^not good: \d errors$/);
+    expect(lastLine(node({ kernel: { problem: "EPERM" }, confFiles: [] }))).toBe("not good: 1 error");
   });
 });
 

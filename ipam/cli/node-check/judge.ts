@@ -34,6 +34,8 @@ export interface NodeReport {
   readonly findings: readonly NodeFinding[];
   /** Of the file that runtimes take, as far as it is one of ours. */
   readonly modeInForce: ModeName | undefined;
+  /** Why it is not good; empty: good. */
+  readonly notGood: readonly string[];
   /** 0: good. 1: pods would fail. 2: it could not be found out. */
   readonly exitCode: 0 | 1 | 2;
 }
@@ -64,8 +66,11 @@ export function judgeNode(facts: NodeCheckFacts, wanted?: ModeName): NodeReport 
     ...storeFindings(facts, wanted ?? modeInForce),
     ...leftovers(facts, wanted ?? modeInForce),
   );
-  const none = modes.every((m) => m.mode.startsWith("standalone") || m.possible !== "yes");
-  const bad = findings.some((f) => f.level === "error") || (asked === undefined && none);
+  const errors = findings.filter((f) => f.level === "error").length;
+  const notGood = [
+    ...(errors === 0 ? [] : [errors === 1 ? "1 error" : `${errors} errors`]),
+    ...(kernel !== undefined && asked === undefined ? noMode(modes) : []),
+  ];
   return {
     kernelRelease: facts.release,
     kernel,
@@ -73,8 +78,18 @@ export function judgeNode(facts: NodeCheckFacts, wanted?: ModeName): NodeReport 
     parts: partReasons(facts, kernel),
     findings,
     modeInForce,
-    exitCode: kernel === undefined ? 2 : bad ? 1 : 0,
+    notGood,
+    exitCode: kernel === undefined ? 2 : notGood.length > 0 ? 1 : 0,
   };
+}
+
+/** What to say when no mode of ours is possible; empty: one is. */
+function noMode(modes: readonly ModeVerdict[]): string[] {
+  const ours = modes.filter((m) => !m.mode.startsWith("standalone"));
+  if (ours.some((m) => m.possible === "yes")) return [];
+  const but = modes.some((m) => m.possible === "yes") ? " but standalone" : "";
+  const yet = ours.some((m) => m.possible === "not yet") ? " yet" : "";
+  return [`no mode${but} is possible${yet}`];
 }
 
 function featureReasons(kernel: KernelReport, features: Parameters<typeof lacking>[1]): Reason[] {
