@@ -59,6 +59,20 @@ describe("the virtual machine", () => {
   );
 
   it(
+    "is another one when the first hangs while it boots, and the command runs once",
+    async () => {
+      const exchange = mkdtempSync(join(folder, "boots-"));
+      const command = ["sh", "-c", 'echo ran >>"$TERWAY_VM_EXCHANGE/log"'];
+      const result = await runInVm({ command, exchange, bootSeconds: [1, 120], timeoutSeconds: 200 });
+      expect([result.status, readFileSync(join(exchange, "log"), "utf8")]).toEqual([0, "ran\n"]);
+      await expect(runInVm({ command, bootSeconds: [1, 1], timeoutSeconds: 200 })).rejects.toThrow(
+        "did not boot within 1 s",
+      );
+    },
+    TIMEOUT,
+  );
+
+  it(
     "ends a machine that takes too long",
     async () => {
       await expect(runInVm({ command: ["sleep", "600"], timeoutSeconds: 1 })).rejects.toThrow(

@@ -13,7 +13,8 @@ import { qemuArgs } from "./qemu.ts";
 
 /** Debian 12 ships it with qemu-system-common, later releases by itself. */
 const VIRTIOFSD = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
-const BOOT_SECONDS = 120;
+/** It takes 5 to 10. Seldom one hangs on the way, as emulated processors may, and another one does not. */
+const BOOT_SECONDS = [60, 120] as const;
 const CONSOLE_LINES = 60;
 /** setpriv(1): no machine outlives who asked for it, even one that is killed. */
 const DIE_WITH_US = ["--pdeathsig", "KILL"];
@@ -26,6 +27,8 @@ export interface VmOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** The machine is ended and the run fails when the command takes longer. */
   readonly timeoutSeconds: number;
+  /** How long a machine may take to boot; then comes the next one. */
+  readonly bootSeconds?: readonly number[];
   readonly cpus?: number;
   readonly memoryMiB?: number;
   /** Made, and removed, by the caller. The command finds its path in TERWAY_VM_EXCHANGE. */
@@ -46,12 +49,16 @@ export interface VmResult {
 
 /** The machine did not come to the end of the command: no boot, a panic, a hang. */
 export class VmFailure extends Error {
-  constructor(what: string, consoleLines: readonly string[]) {
+  /** It hung before it began with the command. */
+  readonly hangsAtBoot: boolean;
+
+  constructor(what: string, consoleLines: readonly string[], hangsAtBoot: boolean) {
     const said =
       consoleLines.length === 0
         ? "the console said nothing"
         : `last words on the console:\n  ${consoleLines.join("\n  ")}`;
     super(`the virtual machine ${what}; ${said}`);
+    this.hangsAtBoot = hangsAtBoot;
   }
 }
 
@@ -106,7 +113,19 @@ const exitOf = (child: ChildProcess) =>
     child.once("exit", (code, signal) => resolve(signal ? `ended by ${signal}` : `ended with status ${code}`));
   });
 
+/** @throws {VmFailure} */
 export async function runInVm(options: VmOptions): Promise<VmResult> {
+  const [bootSeconds = 0, ...more] = options.bootSeconds ?? BOOT_SECONDS;
+  try {
+    return await runOnce(options, bootSeconds);
+  } catch (error) {
+    if (more.length === 0 || !(error instanceof VmFailure && error.hangsAtBoot)) throw error;
+    process.stderr.write(`vm: ${error.message}\nvm: trying another one\n`);
+    return runInVm({ ...options, bootSeconds: more });
+  }
+}
+
+async function runOnce(options: VmOptions, bootSeconds: number): Promise<VmResult> {
   const kernel = findKernel();
   const virtiofsd = VIRTIOFSD.find((path) => existsSync(path));
   if (virtiofsd === undefined) throw new Error(`virtiofsd is not in ${VIRTIOFSD.join(" or ")}: run .ci/setup vm`);
@@ -178,6 +197,7 @@ export async function runInVm(options: VmOptions): Promise<VmResult> {
   const shareEnd = exitOf(share);
   let qemu: ChildProcess | undefined;
   let why: string | undefined;
+  let hangsAtBoot = false;
   const stop = (reason: string) => {
     why ??= reason;
     qemu?.kill("SIGKILL");
@@ -211,7 +231,10 @@ export async function runInVm(options: VmOptions): Promise<VmResult> {
     qemu.stdout?.on("data", onConsole);
     qemu.stderr?.on("data", onConsole);
     timers.push(
-      setTimeout(() => bootMs === 0 && stop(`did not boot within ${BOOT_SECONDS} s`), BOOT_SECONDS * 1000),
+      setTimeout(() => {
+        hangsAtBoot = bootMs === 0;
+        if (hangsAtBoot) stop(`did not boot within ${bootSeconds} s`);
+      }, bootSeconds * 1000),
       setTimeout(
         () => stop(`was ended: the command took longer than ${options.timeoutSeconds} s`),
         options.timeoutSeconds * 1000,
@@ -223,7 +246,7 @@ export async function runInVm(options: VmOptions): Promise<VmResult> {
       throw new Error("qemu-system-x86_64 is not here: run .ci/setup vm");
     await Promise.all(ports.map((p) => p.ended));
     if (status === undefined)
-      throw new VmFailure(why ?? (bootMs === 0 ? `did not boot (${end})` : `died (${end})`), lastWords);
+      throw new VmFailure(why ?? (bootMs === 0 ? `did not boot (${end})` : `died (${end})`), lastWords, hangsAtBoot);
     return { status, kernel: kernelVersion, bootMs, ms: performance.now() - started };
   } finally {
     for (const timer of timers) clearTimeout(timer);
