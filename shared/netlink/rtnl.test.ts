@@ -1,7 +1,7 @@
 /** Every message kind: encoded and decoded, accepted by the running kernel, and read back equal. */
 import fc from "fast-check";
-import { afterAll, describe, expect, it } from "vitest";
-import { createNetns, runTool } from "../../test/cloud/netns.ts";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { createNetns, type Netns, runTool } from "../../test/cloud/netns.ts";
 import type { Cidr } from "../net/cidr.ts";
 import { formatIp, type Ip, parseIp } from "../net/ip.ts";
 import { formatMac, parseMac } from "../net/mac.ts";
@@ -184,14 +184,18 @@ describe("talk", () => {
 });
 
 describe("the running kernel", () => {
-  const a = createNetns(`nl${process.pid % 100000}a`);
-  const b = createNetns(`nl${process.pid % 100000}b`);
+  let a: Netns;
+  let b: Netns;
+  beforeAll(() => {
+    a = createNetns(`nl${process.pid % 100000}a`);
+    b = createNetns(`nl${process.pid % 100000}b`);
+  });
   afterAll(() => {
     a.close();
     b.close();
   });
   const macs = ["02:00:00:00:00:01", "02:00:00:00:00:02"].map(parseMac);
-  const linkOf = (netns: typeof a, name: string) => {
+  const linkOf = (netns: Netns, name: string) => {
     const [found] = netns.nl.apply([getLink({ name })]);
     return parseLink((found?.ok ? found.replies[0] : undefined) ?? new Uint8Array(16));
   };

@@ -1,7 +1,7 @@
 /** Every message kind: encoded and decoded, accepted by the running kernel, read back equal, and shown so by nft. */
 import fc from "fast-check";
-import { afterAll, describe, expect, it } from "vitest";
-import { createNetns, runTool } from "../../../test/cloud/netns.ts";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { createNetns, type Netns, runTool } from "../../../test/cloud/netns.ts";
 import { inNetns } from "../../../test/runtime/exec.ts";
 import { nodeSys } from "../../sys/node.ts";
 import { encodeUtf8 } from "../../sys/sys.ts";
@@ -27,7 +27,7 @@ import {
   parseSet,
   type SetElement,
 } from "./set.ts";
-import { encodeBatch, openNft } from "./socket.ts";
+import { encodeBatch, type NftSocket, openNft } from "./socket.ts";
 import {
   type Chain,
   delChain,
@@ -187,8 +187,12 @@ describe("decode(encode(x)) is x", () => {
 });
 
 describe("the kernel", () => {
-  const ns = createNetns(`nft-${process.pid}`);
-  const nft = inNetns(ns.path, () => openNft(nodeSys));
+  let ns: Netns;
+  let nft: NftSocket;
+  beforeAll(() => {
+    ns = createNetns(`nft-${process.pid}`);
+    nft = inNetns(ns.path, () => openNft(nodeSys));
+  });
   afterAll(() => {
     nft.close();
     ns.close();

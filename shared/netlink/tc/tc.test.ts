@@ -1,7 +1,7 @@
 /** Every tc message: encoded and decoded, accepted by the running kernel, and shown equally by tc(8). */
 import fc from "fast-check";
-import { afterAll, describe, expect, it } from "vitest";
-import { createNetns, runTool } from "../../../test/cloud/netns.ts";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { createNetns, type Netns, runTool } from "../../../test/cloud/netns.ts";
 import { type Feature, needs } from "../../../test/kernel/features.ts";
 import { limiterName, limiterProgram } from "../../datapath/limiter-program.ts";
 import { nodeSys } from "../../sys/node.ts";
@@ -163,15 +163,21 @@ describe("handles", () => {
 });
 
 describe("the running kernel", () => {
-  const ns = createNetns(`tc${process.pid % 100000}`);
+  let ns: Netns;
+  let a0 = 0;
+  let b0 = 0;
+  // Not before a case runs: where cases are only collected, nobody would take it away.
+  beforeAll(() => {
+    ns = createNetns(`tc${process.pid % 100000}`);
+    ns.nl.apply([newLink({ kind: "ifb", name: "a0" }), newLink({ kind: "ifb", name: "b0" })]);
+    [a0, b0] = [indexOf("a0"), indexOf("b0")];
+    ns.nl.apply([setLink({ index: a0, up: true }), setLink({ index: b0, up: true })]);
+  });
   afterAll(() => ns.close());
-  ns.nl.apply([newLink({ kind: "ifb", name: "a0" }), newLink({ kind: "ifb", name: "b0" })]);
   const indexOf = (name: string) => {
     const [found] = ns.nl.apply([getLink({ name })]);
     return linkIndexOf((found?.ok ? found.replies[0] : undefined) ?? new Uint8Array(16));
   };
-  const [a0, b0] = [indexOf("a0"), indexOf("b0")];
-  ns.nl.apply([setLink({ index: a0, up: true }), setLink({ index: b0, up: true })]);
   const tc = (...args: string[]) =>
     JSON.parse(runTool("tc", ["-n", ns.name, "-j", ...args])) as Record<string, unknown>[];
   const qdiscsOf = (index: number) =>
